@@ -1,0 +1,47 @@
+# Two commands do everything on a bare machine with Python 3.11: `make quickstart` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.PHONY: help setup quickstart test check format clean
+
+help:
+	@echo "make quickstart  set up, then train a small model, compare it with its base, and export it"
+	@echo "make test        set up, check, and run the tests that CI runs (not slow, gpu, browser)"
+	@echo "make check       lint, format, types, floors"
+	@echo "make setup       the environment in $(VENV) only"
+	@echo "make format      format the code"
+
+setup: $(STAMP)
+
+# Done again only when the requirements change. torch first and exact: without the pin pip fetches gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/tunefleet train examples/quickstart.yaml --overwrite
+	$(BIN)/tunefleet generate runs/quickstart/export --prompt "Where does Mira live?" --max-new-tokens 24
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not browser" $(PYTEST_ARGS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf runs shards studies build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,72 @@
+"""Results: a dated file of JSON with the machine, the commit and the versions, so that a figure can be judged later; and a table to read now."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+STACK = ("torch", "ray", "deepspeed", "transformers", "accelerate", "trl", "datasets", "peft", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on; ``load`` is the 1-minute average when this is called: other work on the machine shows there."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "system": platform.platform(), "load": os.getloadavg()[0]}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the stack, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for name in STACK:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of this tree; ``+`` behind it when tracked files differ from it."""
+    here = Path(__file__).parent
+    name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    return (name or "none") + ("+" if changed else "")
+
+
+def save(name: str, figures: dict[str, Any], began: dict[str, Any]) -> Path:
+    """Write ``results/<date>-<name>.json``. ``began`` is what ``machine()`` said before the measurement."""
+    now = datetime.now(UTC)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{now:%Y-%m-%d-%H%M}-{name}.json"
+    head = {"benchmark": name, "time": now.isoformat(timespec="seconds"), "commit": commit(), "versions": versions()}
+    load = {"before": began["load"], "after": os.getloadavg()[0]}
+    path.write_text(json.dumps({**head, "machine": {**began, "load": load}, **figures}, indent=1) + "\n")
+    return path
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=150).print(table)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    import numpy as np
+
+    return {"median": float(np.median(values)), "low": float(min(values)), "high": float(max(values))}

@@ -1,0 +1,1 @@
+"""Where it happens: Ray session, worker group, storage, errors, settings. Knows nothing of training."""

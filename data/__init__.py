@@ -1,0 +1,1 @@
+"""What a run eats: rows, formats, tokens, shards, order, stream."""

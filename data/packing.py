@@ -1,0 +1,157 @@
+"""How the examples of one step are divided into micro-batches and over ranks. It changes only who computes what, never which examples a step has.
+
+A micro-batch costs what its padded rectangle costs: rows x (longest + longest^2 / A). The square is attention; A is the length at which it costs as much as
+everything else of a layer (six times the width of a transformer; a constant here, since the division must not depend on the model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from tunefleet.cluster.errors import SettingsError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Ints = npt.NDArray[np.int64]
+
+Kind = Literal["bucket", "pad"]
+Batching = Literal["auto", "bucket", "pack", "pad"]
+Division = list[list[list[int]]]
+ATTENTION_LENGTH = 8192
+
+
+class Limits(NamedTuple):
+    """The most that one micro-batch may hold: rows, and padded tokens. None is no limit. A row longer than ``tokens`` stands alone."""
+
+    rows: int | None = None
+    tokens: int | None = None
+
+    def most_rows(self, lengths: Ints) -> Ints:
+        """The most rows in a micro-batch whose longest row has this length, one answer a length."""
+        by_tokens = np.full_like(lengths, np.iinfo(np.int64).max) if self.tokens is None else np.maximum(self.tokens // np.maximum(lengths, 1), 1)
+        return by_tokens if self.rows is None else np.minimum(by_tokens, self.rows)
+
+
+def kind_of(batching: Batching) -> Kind:
+    """What a run file's ``data.batching`` comes to: auto is bucket. Raises SettingsError for pack."""
+    if batching == "pack":
+        raise SettingsError("data.batching: pack is not built yet", got=batching, want="auto, bucket or pad", fix="take bucket")
+    return "bucket" if batching == "auto" else batching
+
+
+def row_cost(lengths: Ints) -> Ints:
+    """What one row costs in a micro-batch of this padded length; integers, so that every machine divides alike."""
+    return lengths * (lengths + ATTENTION_LENGTH) + 1
+
+
+def divide(lengths: Sequence[int] | Ints, ranks: int, *, kind: Kind, rows: int | None = None, tokens: int | None = None) -> Division:
+    """Divide a step's examples over ranks: ``[rank][round]`` is a list of indices into ``lengths``, and every index stands in exactly one.
+
+    Every rank gets equally many rounds, as few as the limits allow; a rank with nothing to do in the last one gets an empty list. ``bucket`` puts rows of
+    similar length together, and micro-batches of similar cost into one round; ``pad`` keeps the order of the set (round by round, rank by rank).
+    """
+    assert (rows, tokens) != (None, None), "without a limit a micro-batch has no size"
+    assert 0 not in (rows, tokens), "a micro-batch holds at least one row"
+    sizes, limits = np.asarray(lengths, np.int64), Limits(rows, tokens)
+    if kind == "pad":
+        return _deal_in_order(_in_order(sizes, ranks, limits), ranks)
+    order = np.argsort(-sizes, kind="stable")
+    return _deal_by_cost([(order[a:b], cost) for a, b, cost in _buckets(sizes[order], ranks, limits)], ranks)
+
+
+def _buckets(sizes: Ints, ranks: int, limits: Limits) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, cost) of each micro-batch of rows that are sorted by length, longest first.
+
+    Of all ways to cut into as many micro-batches as are needed, one whose costliest is cheapest: long rows stand in small ones. It is found by bisection,
+    for with a bound on the cost, filling up from the longest row on needs the fewest.
+    """
+    unit, most = row_cost(sizes), np.minimum(limits.most_rows(sizes), len(sizes))
+    wanted = _even_count(len(_filled(most)) - 1, len(sizes), ranks)
+    low, high = int(unit.max(initial=0)), int((unit * most).max(initial=0))
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled(np.minimum(most, middle // unit))) - 1 <= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    cuts = _filled(np.minimum(most, high // unit))
+    while len(cuts) - 1 < wanted:
+        cuts = _cut_costliest(cuts, unit)
+    return ((a, b, int(unit[a]) * (b - a)) for a, b in pairwise(cuts))
+
+
+def _filled(most: Ints) -> list[int]:
+    """Cuts (with 0 and the end) when every micro-batch is filled up; ``most[i]`` rows fit into one that begins with row i."""
+    counts, cuts = most.tolist(), [0]
+    while cuts[-1] < len(counts):
+        cuts.append(min(cuts[-1] + counts[cuts[-1]], len(counts)))
+    return cuts
+
+
+def _cut_costliest(cuts: list[int], unit: Ints) -> list[int]:
+    """One more cut, through the costliest micro-batch of several rows, where its two halves cost most nearly the same."""
+    starts, rows = np.asarray(cuts[:-1]), np.diff(cuts)
+    number = int(np.argmax(np.where(rows > 1, unit[starts] * rows, -1)))
+    inside = np.arange(cuts[number] + 1, cuts[number + 1])
+    worse_half = np.maximum((inside - cuts[number]) * unit[cuts[number]], (cuts[number + 1] - inside) * unit[inside])
+    return [*cuts[: number + 1], int(inside[np.argmin(worse_half)]), *cuts[number + 1 :]]
+
+
+def _in_order(sizes: Ints, ranks: int, limits: Limits) -> list[Ints]:
+    """Micro-batches of consecutive rows, as even in rows as the limits allow."""
+    fewest = len(list(_consecutive(sizes, limits)))
+    wanted = _even_count(fewest, len(sizes), ranks)
+    low, high = 1, min(limits.rows or len(sizes), len(sizes))
+    while low < high:
+        middle = (low + high) // 2
+        if len(list(_consecutive(sizes, limits._replace(rows=middle)))) <= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    parts = list(_consecutive(sizes, limits._replace(rows=high)))
+    while len(parts) < wanted:
+        number = max(range(len(parts)), key=lambda i: len(parts[i]))
+        parts[number : number + 1] = np.array_split(parts[number], 2)
+    return parts
+
+
+def _consecutive(sizes: Ints, limits: Limits) -> Iterator[Ints]:
+    """Indices of consecutive rows, each micro-batch filled up before the next begins."""
+    start, longest, most = 0, 0, limits.most_rows(sizes).tolist()
+    for index, size in enumerate(sizes.tolist()):
+        longest = index if index == start or size > sizes[longest] else longest
+        if index > start and index - start >= most[longest]:
+            yield np.arange(start, index)
+            start = longest = index
+    if start < len(sizes):
+        yield np.arange(start, len(sizes))
+
+
+def _even_count(fewest: int, rows: int, ranks: int) -> int:
+    """Micro-batches to make: a multiple of the ranks, unless there are too few rows for that."""
+    return min(-(-fewest // ranks) * ranks, rows)
+
+
+def _deal_in_order(parts: Sequence[Ints], ranks: int) -> Division:
+    rounds = -(-len(parts) // ranks)
+    dealt = [[part.tolist() for part in parts[rank::ranks]] for rank in range(ranks)]
+    return [[*own, *[[] for _ in range(rounds - len(own))]] for own in dealt]
+
+
+def _deal_by_cost(parts: Sequence[tuple[Ints, int]], ranks: int) -> Division:
+    """Costliest first, a round after the other; within a round the rank that has done least so far gets the costliest."""
+    ordered = sorted(parts, key=lambda part: -part[1])
+    done = [0] * ranks
+    division: Division = [[] for _ in range(ranks)]
+    for first in range(0, len(ordered), ranks):
+        idlest = sorted(range(ranks), key=lambda rank: done[rank])
+        for place, rank in enumerate(idlest):
+            indices, cost = ordered[first + place] if first + place < len(ordered) else (np.empty(0, np.int64), 0)
+            division[rank].append(indices.tolist())
+            done[rank] += cost
+    return division

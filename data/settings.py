@@ -1,0 +1,69 @@
+"""The data section of a run file: where rows come from, what is done to them, and where their shards live."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from tunefleet.cluster.errors import SettingsError
+from tunefleet.cluster.settings import Settings, refusal
+
+Policy = Literal["error", "drop", "keep"]
+Finding = Literal["off", "warn", "drop", "error"]
+
+
+class Source(Settings):
+    """Rows of one kind: a file, a folder, or a glob."""
+
+    path: str = Field(description="file, folder or glob; json, jsonl, csv, tsv, parquet or plain text")
+    format: str = Field(default="auto", description="a row format, or auto: decided by the columns, and said")
+    columns: dict[str, str] = Field(default_factory=dict, description="renames columns, {wanted: present}: {prompt: question}")
+    weight: float = Field(default=1.0, gt=0, description="share of this source against the others; only 1.0 until mixtures are built")
+    separator: str = Field(default="<|endoftext|>", description="what ends a document in plain text")
+
+    @field_validator("weight")
+    @classmethod
+    def _mixtures_are_not_built(cls, value: float) -> float:
+        if value != 1.0:
+            want = "1.0: every source is read once an epoch"
+            raise refusal(SettingsError("mixtures are not built yet", got=str(value), want=want, fix="remove weight"))
+        return value
+
+
+class Quality(Settings):
+    """What happens to rows that would train the model wrongly. Every kind is counted; none is dropped silently."""
+
+    invalid: Policy = Field(default="error", description="rows that the format cannot read: error, or drop and count (keep is drop)")
+    unsupervised: Policy = Field(default="error", description="rows without one supervised token: error, drop, or keep")
+    truncated: Policy = Field(default="keep", description="rows longer than max_length: error, drop, or keep their beginning")
+    exact_duplicates: Finding = Field(default="warn", description="rows that are equal to an earlier one: off, warn, drop or error")
+    near_duplicates: Finding = Field(default="off", description="rows nearly equal to an earlier one (MinHash over word 5-grams, Jaccard >= 0.8)")
+    contradictions: Finding = Field(default="warn", description="one prompt with several different answers")
+    leakage: Finding = Field(default="error", description="training rows whose prompt also stands in the held-out rows (drop removes them from training)")
+
+
+class Data(Settings):
+    """What a run eats."""
+
+    train: list[Source] = Field(min_length=1, description="sources of training rows")
+    holdout: Annotated[float, Field(ge=0, lt=1)] | list[Source] = Field(
+        default=0.1, description="share of train split off by a hash of the prompt, or a list of sources; 0 for none"
+    )
+    store: str = Field(default="shards/", description="where shards live: a folder")
+    max_length: PositiveInt = Field(default=1024, description="tokens per example; longer ones fall under quality.truncated, raw text is cut")
+    batching: Literal["auto", "bucket", "pack", "pad"] = Field(
+        default="auto", description="how examples meet in a forward: bucket (similar lengths), pad (in order); auto takes bucket"
+    )
+    chat_template: str | None = Field(
+        default=None, description="a Jinja template or the path of one; null takes the tokenizer's, or a plain default (said once)"
+    )
+    quality: Quality = Field(default=Quality(), description="policies for rows")
+
+    @field_validator("batching")
+    @classmethod
+    def _pack_is_not_built(cls, value: str) -> str:
+        if value == "pack":
+            want = "bucket, which changes the same grouping, pad or auto"
+            raise refusal(SettingsError("pack is not built yet", got=value, want=want, fix="set data.batching to auto"))
+        return value

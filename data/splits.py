@@ -1,0 +1,76 @@
+"""The splits of a store as they are written: training rows, held-out rows, and the words of the held-out ones for reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from tunefleet.data.examples import Conversation, Example
+from tunefleet.data.keys import exchanges
+from tunefleet.data.layout import Encoded, Layout
+from tunefleet.data.shards import ShardWriter
+from tunefleet.data.survey import Parsed, Part
+
+HOLDOUT = "holdout"
+HELD_ROWS = "rows-holdout.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A row that stays: its part, its example, its number among the good rows, and the hash of its opening."""
+
+    part: Part
+    parsed: Parsed
+    number: int
+    opening: int
+
+    @property
+    def example(self) -> Example:
+        """The example; a row that stays has one."""
+        assert self.parsed.example is not None
+        return self.parsed.example
+
+
+class Sink:
+    """The splits being written, and the text of the held-out rows beside them. ``sets`` gives each held-out source's range of ids."""
+
+    def __init__(self, folder: Path, layout: Layout, tokenizer: Any, *, held: bool) -> None:
+        self.tokenizer = tokenizer
+        self.writers = {split: ShardWriter(folder, split, layout) for split in ("train", *((HOLDOUT,) if held else ()))}
+        self.sets: dict[str, list[int]] = {}
+        self.ids = 0
+        self._path = folder / HELD_ROWS
+        self._rows: TextIO | None = None
+
+    def __enter__(self) -> Sink:
+        self._rows = self._path.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._rows is not None:
+            self._rows.close()
+
+    def add(self, item: Item, answer: int, encoded: Encoded, *, held: bool) -> None:
+        """Write one example to its split; ``answer`` is the number of the answer that it holds, -1 the last."""
+        self.writers[HOLDOUT if held else "train"].add(encoded)
+        if held and self._rows is not None:
+            name = item.part.name if item.part.held else HOLDOUT
+            self._rows.write(json.dumps({"id": self.ids, "source": name, **self._wording(item.example, answer, encoded)}, ensure_ascii=False) + "\n")
+            self.ids += 1
+            self.sets.setdefault(name, [self.ids - 1, self.ids])[1] = self.ids
+
+    def close(self) -> dict[str, Any]:
+        """Write what is left; returns the splits of the index."""
+        return {split: writer.close() for split, writer in self.writers.items()}
+
+    def _wording(self, example: Example, answer: int, encoded: Encoded) -> dict[str, Any]:
+        """Prompt and answer in words; ``messages`` are the turns before the answer. Where everything is learnt all of it is the answer."""
+        if not isinstance(example, Conversation) or encoded.supervised >= encoded.length - 1:
+            return {"prompt": "", "answer": self.tokenizer.decode(encoded.columns["ids"].tolist(), skip_special_tokens=True)}
+        learnt = exchanges(example)
+        before, said = learnt[answer] if learnt else (example.messages, "")
+        turns = [{"role": m.role, "content": m.content, **(m.extra or {})} for m in before]
+        prompt = before[0].content if len(before) == 1 else "\n".join(f"{m.role}: {m.content}" for m in before)
+        return {"prompt": prompt, "answer": said, "messages": turns, "tools": list(example.tools)}

@@ -1,0 +1,127 @@
+"""The first pass over the rows: what each is called, where it stands, and what makes it equal to another. Nothing is tokenised; some bytes a row are kept."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunefleet.cluster.errors import DataError
+from tunefleet.data.choice import Format, choose_format
+from tunefleet.data.examples import Example
+from tunefleet.data.keys import keys_of, words_of
+from tunefleet.data.near import Shingles
+from tunefleet.data.rows import Row, read_rows
+from tunefleet.data.settings import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A source in its place: its name for reports, whether it is held out as a whole, and its files."""
+
+    source: Source
+    name: str
+    held: bool
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A row and the example that a format read out of it; ``problem`` says why there is none."""
+
+    row: Row
+    example: Example | None
+    problem: str = ""
+
+
+class Reading:
+    """The rows of a part as examples. The format is chosen at the first good row and kept; ``decision`` says which."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.format: Format | None = None
+        self.decision = ""
+
+    def parsed(self) -> Iterator[Parsed]:
+        """Every row in order, also those that cannot be read. Raises DataError when no format fits the columns."""
+        for row in read_rows(self.part.source):
+            if row.problem:
+                yield Parsed(row, None, row.problem)
+                continue
+            if self.format is None:
+                self.format, _, self.decision = choose_format(self.part.source, row)
+            try:
+                yield Parsed(row, self.format.read(row.values))
+            except DataError as error:
+                yield Parsed(row, None, problem_of(error))
+
+
+def problem_of(error: DataError) -> str:
+    """A row's error in one line."""
+    return f"{error.what} (got {error.got})" if error.got else error.what
+
+
+class Survey:
+    """Keys and places of all good rows, in reading order; places of the bad ones."""
+
+    def __init__(self, parts: Sequence[Part], *, near: bool) -> None:
+        self.parts = parts
+        self.invalid: list[str] = []
+        self.rows = 0
+        self.shingles = Shingles() if near else None
+        self._keys = {name: array("Q") for name in ("opening", "context", "whole")}
+        self._part, self._line, self._file = array("H"), array("Q"), array("I")
+        self._files: list[str] = []
+
+    def add(self, place: int, parsed: Parsed) -> None:
+        """Take in the next row of part number ``place``."""
+        self.rows += 1
+        if parsed.example is None:
+            self.invalid.append(f"{parsed.row.where}: {parsed.problem}")
+            return
+        keys = keys_of(parsed.example)
+        self._keys["opening"].append(keys.opening)
+        self._keys["context"].append(keys.context)
+        self._keys["whole"].append(keys.whole)
+        if not self._files or self._files[-1] != parsed.row.path:
+            self._files.append(parsed.row.path)
+        self._part.append(place)
+        self._line.append(parsed.row.line)
+        self._file.append(len(self._files) - 1)
+        if self.shingles is not None:
+            self.shingles.add(words_of(parsed.example))
+
+    def keys(self, name: str) -> npt.NDArray[np.uint64]:
+        """``opening``, ``context`` or ``whole`` of every good row."""
+        import numpy as np
+
+        return np.frombuffer(self._keys[name], np.uint64)
+
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Which good rows come from sources that are held out as a whole."""
+        import numpy as np
+
+        return np.array([part.held for part in self.parts], bool)[np.frombuffer(self._part, np.uint16)]
+
+    def where(self, row: int) -> str:
+        """File and line of a good row."""
+        return f"{self._files[self._file[row]]}:{self._line[row]}"
+
+
+def take_survey(readings: Sequence[Reading], *, near: bool) -> Survey:
+    """Read every row of every part once. Raises DataError for a source without one row, and when no format fits."""
+    survey = Survey([reading.part for reading in readings], near=near)
+    for place, reading in enumerate(readings):
+        before = survey.rows
+        for parsed in reading.parsed():
+            survey.add(place, parsed)
+        if survey.rows == before:
+            raise DataError(
+                f"{reading.part.source.path}: holds no rows", got="an empty file", want="one row or more", fix="fill it, or take it out of the sources"
+            )
+    return survey

@@ -1,0 +1,215 @@
+"""Examples to tokens with exact masks: what the assistant says carries loss, and nothing else.
+
+The rendered text is tokenised once, whole, as it is when the model is served, and a token belongs to the span that holds its last character. So a token
+that begins in a header and ends in an answer is learnt (its characters are the answer's beginning), and one that begins in an answer and ends behind it is not.
+The first token of an example never is: nothing stands before it to predict it from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tunefleet.cluster.errors import DataError, SettingsError
+from tunefleet.data.examples import Conversation, Example, Message, Text
+from tunefleet.data.layout import Encoded
+from tunefleet.data.rendering import Renderer, Rendering
+from tunefleet.data.templates import resolve_template
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Ids = npt.NDArray[np.int32]
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Token ids of a text, and the half-open character span of every token."""
+
+    ids: Sequence[int]
+    offsets: Sequence[Span]
+
+
+class Encoder:
+    """Turns examples into tokens with one tokenizer, one template and one length.
+
+    ``template`` is ``data.chat_template`` (None takes the tokenizer's, or a default). Raises SettingsError for a tokenizer that cannot say which characters
+    a token stands for. The tokenizer itself is left as it is.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None, max_length: int) -> None:
+        if max_length < 2:
+            raise SettingsError("data.max_length: nothing is left to predict", got=str(max_length), want="2 tokens or more", fix="raise data.max_length")
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.template = resolve_template(tokenizer, template)
+        self._whole, self._plain = _copies(tokenizer)
+        self._ahead: dict[str, Coded] = {}
+        self._documents: dict[str, Sequence[int]] = {}
+        self._rendered: dict[int, list[Rendering]] = {}
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Made when a conversation is met: raw text needs no template."""
+        return Renderer(self.tokenizer, self.template)
+
+    @property
+    def decisions(self) -> list[str]:
+        """What was decided so far that the run file does not say."""
+        made = self.__dict__.get("renderer")
+        return list(made.decisions) if made else []
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of what decides the token ids: the tokenizer and the template. For a store's fingerprint."""
+        return {"tokenizer": _digest(self._whole.to_str()), "template": self.template_id(), "special": json.dumps(_marks(self.tokenizer))}
+
+    def template_id(self) -> str:
+        """A hash of the template's text."""
+        return _digest(self.template.text)
+
+    def supervised(self, example: Example) -> Encoded:
+        """One example with the assistant's turns supervised; of a plain text every token. The beginning is kept of one that is too long.
+
+        Raises DataError for a conversation that its template cannot write as one text: see ``answers``.
+        """
+        encoded = list(self.answers(example))
+        if len(encoded) != 1:
+            raise DataError(
+                "the chat template cannot be rendered turn by turn",
+                got="earlier turns are rewritten as the conversation goes on",
+                want="one text that holds every turn as it was said",
+                fix="set data.chat_template to a template that leaves earlier turns as they are",
+            )
+        return encoded[0]
+
+    def answers(self, example: Example) -> Iterator[Encoded]:
+        """Like ``supervised``; where the template rewrites earlier turns, an example for every answer."""
+        if isinstance(example, Text):
+            ids = self._document(example)
+            yield self._encoded(ids[: self.max_length], [(0, len(ids))], truncated=len(ids) > self.max_length)
+            return
+        for rendering in self._renderings(example):
+            coded = self._code(rendering.text)
+            spans = [_tokens_in(coded.offsets, span) for span in rendering.spans]
+            yield self._encoded(_array(coded.ids[: self.max_length]), spans, truncated=len(coded.ids) > self.max_length)
+
+    def pieces(self, example: Example) -> Iterator[Encoded]:
+        """A document in pieces of at most ``max_length`` tokens, BOS and EOS as the tokenizer puts them around a text.
+
+        A piece begins with BOS where the document does, for a model has never read a text without it; else with the last token of the piece before.
+        Either way every token but the document's first is predicted exactly once.
+        """
+        ids = self._document(example)
+        for start in range(0, max(len(ids) - 1, min(len(ids), 1)), self.max_length - 1):
+            piece = ids[start : start + self.max_length].copy()
+            if piece.size and ids[0] == self.tokenizer.bos_token_id:
+                piece[0] = ids[0]
+            yield self._encoded(piece, [(0, len(piece))], truncated=False)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
+        """Token ids to generate an answer from."""
+        return list(self._code(self.renderer.text(messages, tools, ask=True)).ids)
+
+    def closing_id(self) -> int | None:
+        """The token with which an answer ends, so that generation can stop there; None where the template ends it with none."""
+        token = self.renderer.closing()
+        found: int | None = self.tokenizer.convert_tokens_to_ids(token) if token else None
+        return found
+
+    def read_ahead(self, examples: Sequence[Example]) -> None:
+        """Tokenise many examples at once, on all cores. The next calls for the same objects take what was made; whoever calls keeps them alive.
+
+        An example that cannot be rendered is left to its own call, which raises.
+        """
+        self._ahead, self._documents, self._rendered = {}, {}, {}
+        for example in examples:
+            if isinstance(example, Conversation):
+                try:
+                    self._rendered[id(example)] = self.renderer.answers(example)
+                except DataError:
+                    continue
+        texts = list({rendering.text for renderings in self._rendered.values() for rendering in renderings})
+        coded = self._plain.encode_batch(texts)
+        self._ahead = {text: Coded(c.ids, c.offsets) for text, c in zip(texts, coded, strict=True)}
+        documents = [example.text for example in examples if isinstance(example, Text)]
+        self._documents = {text: c.ids for text, c in zip(documents, self._whole.encode_batch_fast(documents), strict=True)}
+
+    def _renderings(self, conversation: Conversation) -> list[Rendering]:
+        return self._rendered.pop(id(conversation), None) or self.renderer.answers(conversation)
+
+    def _code(self, text: str) -> Coded:
+        """Tokens of a rendered text; special tokens stand in it already, so none is added (as transformers does it)."""
+        ahead = self._ahead.get(text)
+        if ahead is not None:
+            return ahead
+        coded = self._plain.encode(text)
+        return Coded(coded.ids, coded.offsets)
+
+    def _document(self, example: Example) -> Ids:
+        """All tokens of a document, or of a conversation as its template writes it, BOS never twice."""
+        if isinstance(example, Conversation):
+            return _array(self._code(self.renderer.text(example.messages, example.tools)).ids)
+        ids = self._documents.get(example.text) or self._whole.encode(example.text).ids
+        bos = self.tokenizer.bos_token_id
+        return _array(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids)
+
+    def _encoded(self, ids: Ids, spans: Sequence[Span], *, truncated: bool) -> Encoded:
+        import numpy as np
+
+        mask = np.zeros(len(ids), np.uint8)
+        for start, end in spans:
+            mask[start:end] = 1
+        mask[:1] = 0
+        return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), truncated)
+
+
+def _tokens_in(offsets: Sequence[Span], span: Span) -> Span:
+    """The half-open range of tokens whose last character lies in a span of characters."""
+    first, behind = (bisect_left(offsets, place, key=_last_character) for place in span)
+    return first, behind
+
+
+def _last_character(offset: Span) -> int:
+    """Of an empty span (a mark that the tokenizer put in) the place itself."""
+    return max(offset[0], offset[1] - 1)
+
+
+def _copies(tokenizer: Any) -> tuple[Any, Any]:
+    """Two copies of the tokenizer's engine without truncation and padding: as it is, and without the step that adds special tokens and trims offsets."""
+    from tokenizers import Tokenizer, processors
+
+    if not tokenizer.is_fast:
+        raise SettingsError(
+            "model.tokenizer: cannot say which characters a token stands for, so masks would not be exact",
+            got=type(tokenizer).__name__,
+            want="a tokenizer with a tokenizer.json",
+            fix="convert it, or take another tokenizer",
+        )
+    text = tokenizer.backend_tokenizer.to_str()  # slow for large vocabularies: once
+    whole, plain = Tokenizer.from_str(text), Tokenizer.from_str(text)
+    for copy in (whole, plain):
+        copy.no_truncation()
+        copy.no_padding()
+    plain.post_processor = processors.Sequence([])
+    return whole, plain
+
+
+def _marks(tokenizer: Any) -> dict[str, str]:
+    return {"bos": str(tokenizer.bos_token), "eos": str(tokenizer.eos_token)}
+
+
+def _array(ids: Sequence[int]) -> Ids:
+    import numpy as np
+
+    return np.asarray(ids, np.int32)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""tunefleet: fine-tuning of transformers models on Ray clusters, from a laptop to a fleet."""

@@ -1,0 +1,168 @@
+"""Formats: every file of the folder is recognised by its own columns and by nothing else's, and reads what it promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunefleet.cluster.errors import DataError, SettingsError
+from tunefleet.cluster.plugins import kinds
+from tunefleet.data.choice import FORMATS, choose_format, make_format
+from tunefleet.data.examples import Conversation, Message, Text
+from tunefleet.data.rows import Row, read_rows
+from tunefleet.data.settings import Source
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+
+
+def needed(kind: str) -> list[frozenset[str]]:
+    """The sets of columns that a format says it needs."""
+    return [frozenset(part.split(" (")[0].replace(" ", "").split(",")) for part in make_format(kind).columns.split(" or ")]
+
+
+def pair(prompt: str, answer: str, *before: Message) -> Conversation:
+    return Conversation((*before, Message("user", prompt), Message("assistant", answer)))
+
+
+@pytest.mark.parametrize("kind", kinds(FORMATS))
+def test_a_format_alone_recognises_the_columns_that_it_asks_for(kind):
+    for columns in needed(kind):
+        assert [other for other in kinds(FORMATS) if make_format(other).recognises(columns)] == [kind]
+        assert [other for other in kinds(FORMATS) if make_format(other).recognises(columns | {"id", "source"})] == [kind]
+
+
+@pytest.mark.parametrize("kind", kinds(FORMATS))
+def test_a_row_without_the_columns_is_an_error_and_never_an_example(kind):
+    with pytest.raises(DataError):
+        make_format(kind).read({"id": 1})
+
+
+@pytest.mark.parametrize(
+    "columns", [{"prompt", "chosen", "rejected"}, {"conversations", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"text", "label"}]
+)
+def test_preferences_and_labels_are_not_taken_for_something_to_imitate(columns):
+    assert not [kind for kind in kinds(FORMATS) if make_format(kind).recognises(frozenset(columns))]
+
+
+READINGS = [
+    ("alpaca", {"instruction": "Add.", "input": "1 2", "output": "3"}, pair("Add.\n\n1 2", "3")),
+    ("alpaca", {"instruction": "Add.", "input": None, "output": "3", "system": "Be brief."}, pair("Add.", "3", Message("system", "Be brief."))),
+    ("alpaca", {"instruction": "c", "output": "d", "history": [["a", "b"]]}, pair("c", "d", Message("user", "a"), Message("assistant", "b"))),
+    ("prompt_completion", {"prompt": "a", "completion": "b"}, pair("a", "b")),
+    ("prompt_completion", {"question": "a", "answer": "b", "source": "x"}, pair("a", "b")),
+    ("prompt_completion", {"input": "a", "output": "b"}, pair("a", "b")),
+    ("messages", {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, pair("a", "b")),
+    ("messages", {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}, pair("a", "b")),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, pair("a", "b")),
+    ("sharegpt", {"system": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, pair("a", "b", Message("system", "s"))),
+    ("text", {"text": " as it stands\n"}, Text(" as it stands\n")),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "example"), READINGS)
+def test_rows_are_read_as_they_are_meant(kind, values, example):
+    assert make_format(kind).read(values) == example
+
+
+def test_calls_of_tools_become_the_templates():
+    turns = [{"from": "human", "value": "Weather?"}, {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Paris"}}'}]
+    tools = '[{"name": "weather", "parameters": {}}]'
+    read = make_format("sharegpt").read(
+        {"conversations": [*turns, {"from": "observation", "value": "sunny"}, {"from": "gpt", "value": "Sun."}], "tools": tools}
+    )
+    assert read.messages[1] == Message("assistant", "", {"tool_calls": [CALL]})
+    assert [m.role for m in read.messages] == ["user", "assistant", "tool", "assistant"]
+    assert read.tools == ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
+
+
+def test_what_a_template_may_read_is_kept_and_nulls_of_parquet_are_not():
+    turns = [{"role": "user", "content": "a", "name": None}, {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": None}]
+    read = make_format("messages").read({"messages": turns, "tools": None})
+    assert read.messages == (Message("user", "a"), Message("assistant", "", {"tool_calls": [CALL]}))
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_turns_marked_as_context_are_not_learnt(mark):
+    read = make_format("messages").read({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **mark}]})
+    assert read.messages[1] == Message("assistant", "b", None, learnt=False)
+
+
+def test_of_lists_of_turns_only_the_completion_is_learnt():
+    prompt = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    read = make_format("prompt_completion").read({"prompt": prompt, "completion": [{"role": "assistant", "content": "d"}]})
+    assert [m.learnt for m in read.messages if m.role == "assistant"] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        ("messages", {"messages": []}, "no list of turns"),
+        ("messages", {"messages": [{"role": "asistant", "content": "a"}]}, "did you mean assistant"),
+        ("messages", {"messages": [{"role": "user", "content": 7}]}, "no text"),
+        ("messages", {"messages": [{"role": "user", "content": None}]}, "no text"),
+        ("messages", {"messages": ["hello"]}, "no object"),
+        ("messages", {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "no text"),
+        ("sharegpt", {"conversations": [{"from": "function_call", "value": "weather()"}]}, "not JSON"),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "a"}], "tools": "{"}, "not JSON"),
+        ("alpaca", {"instruction": "", "output": "b"}, "both empty"),
+        ("alpaca", {"instruction": "a", "output": None}, "no text"),
+        ("prompt_completion", {"prompt": "a", "completion": "b", "question": "c", "answer": "d"}, "not exactly one pair"),
+        ("text", {"text": None}, "no text"),
+    ],
+)
+def test_a_row_that_cannot_be_read_says_why(kind, values, words):
+    with pytest.raises(DataError) as caught:
+        make_format(kind).read(values)
+    assert words in str(caught.value)
+
+
+def row(**values: object) -> Row:
+    return Row("rows.jsonl", 1, values)
+
+
+def test_auto_decides_by_columns_and_says_so():
+    _, kind, decision = choose_format(Source(path="rows.jsonl"), row(question="a", answer="b"))
+    assert kind == "prompt_completion"
+    assert decision == "rows.jsonl: rows are read as prompt_completion, by their columns answer, question"
+
+
+def test_a_named_format_is_not_a_decision():
+    assert choose_format(Source(path="rows.jsonl", format="text"), row(text="a", messages=[]))[1:] == ("text", "")
+    with pytest.raises(SettingsError, match="unknown kind"):
+        choose_format(Source(path="rows.jsonl", format="sharegtp"), row(text="a"))
+
+
+def test_columns_that_fit_none_or_several_list_the_formats():
+    with pytest.raises(DataError, match="fit 2 formats") as caught:
+        choose_format(Source(path="rows.jsonl"), row(text="a", messages=[]))
+    assert "messages, text" in caught.value.fix
+    with pytest.raises(DataError, match="no format fits") as caught:
+        choose_format(Source(path="rows.jsonl"), row(mesages=[]))
+    assert "columns: {messages: mesages}" in caught.value.fix
+    assert all(kind in caught.value.want for kind in kinds(FORMATS))
+
+
+def test_a_format_of_ones_own_is_a_dotted_name(tmp_path, monkeypatch):
+    """Topical Chat: an object of dialogues between two people, of whom the second is learnt."""
+    package = tmp_path / "mylab"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "topical.py").write_text(
+        "from typing import Literal\n"
+        "from tunefleet.cluster.settings import Settings\n"
+        "from tunefleet.data.examples import Conversation, Message\n"
+        "class Topical:\n"
+        "    class Config(Settings):\n"
+        "        kind: Literal['topical'] = 'topical'\n"
+        "    columns = 'content'\n"
+        "    def __init__(self, config): self.config = config\n"
+        "    def recognises(self, columns): return 'content' in columns\n"
+        "    def read(self, values):\n"
+        "        roles = {'agent_1': 'user', 'agent_2': 'assistant'}\n"
+        "        return Conversation(tuple(Message(roles[t['agent']], t['message']) for t in values['content']))\n"
+    )
+    (tmp_path / "chat.json").write_text('{"t_1": {"content": [{"agent": "agent_1", "message": "Hi"}, {"agent": "agent_2", "message": "Ho"}]}}')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = Source(path=str(tmp_path / "chat.json"), format="mylab.topical")
+    first = next(read_rows(source))
+    chosen, _, _ = choose_format(source, first)
+    assert chosen.read(first.values) == pair("Hi", "Ho")

@@ -1,0 +1,133 @@
+"""A step is divided over ranks without losing or doubling an example, within the limits, evenly, and with little padding."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunefleet.cluster.errors import SettingsError
+from tunefleet.data.packing import Limits, divide, kind_of, row_cost
+
+GSM8K = [108, 184, 207, 225, 241, 256, 270, 284, 299, 314, 330, 346, 363, 384, 405, 427, 454, 489, 512, 512, 512]  # every 5th percentile, cut at 512 tokens
+
+step_lengths = st.lists(st.integers(1, 700), min_size=1, max_size=70)
+some_ranks = st.integers(1, 9)
+kinds = st.sampled_from(["bucket", "pad"])
+limits = st.one_of(
+    st.builds(Limits, rows=st.integers(1, 16), tokens=st.none()),
+    st.builds(Limits, rows=st.none(), tokens=st.integers(1, 4000)),
+    st.builds(Limits, rows=st.integers(1, 16), tokens=st.integers(1, 4000)),
+)
+
+
+def gsm8k_like(count: int, seed: int) -> np.ndarray:
+    return np.interp(np.random.default_rng(seed).random(count) * 100, np.arange(0, 101, 5), GSM8K).astype(int)
+
+
+def waste(step: int, micro: int, ranks: int, kind="bucket") -> float:
+    useful = computed = 0
+    for seed in range(50):
+        lengths = gsm8k_like(step, seed)
+        useful += int(lengths.sum())
+        computed += sum(len(part) * int(lengths[part].max()) for rank in divide(lengths, ranks, kind=kind, rows=micro) for part in rank if part)
+    return 1 - useful / computed
+
+
+@given(step_lengths, some_ranks, kinds, limits)
+def test_every_example_stands_in_exactly_one_micro_batch(lengths, ranks, kind, limit):
+    division = divide(lengths, ranks, kind=kind, **limit._asdict())
+    assert sorted(i for rank in division for part in rank for i in part) == list(range(len(lengths)))
+
+
+@given(step_lengths, some_ranks, kinds, limits)
+def test_every_rank_runs_equally_many_rounds_and_misses_at_most_the_last(lengths, ranks, kind, limit):
+    division = divide(lengths, ranks, kind=kind, **limit._asdict())
+    assert len(division) == ranks
+    assert len({len(rank) for rank in division}) == 1
+    assert all(part for rank in division for part in rank[:-1])
+    if len(lengths) >= ranks * len(division[0]):
+        assert all(part for rank in division for part in rank)
+
+
+@given(step_lengths, some_ranks, kinds, limits)
+def test_no_micro_batch_exceeds_its_limits(lengths, ranks, kind, limit):
+    for part in (part for rank in divide(lengths, ranks, kind=kind, **limit._asdict()) for part in rank):
+        assert len(part) <= (limit.rows or math.inf)
+        assert len(part) <= 1 or len(part) * max(lengths[i] for i in part) <= (limit.tokens or math.inf)
+
+
+@given(step_lengths, some_ranks, kinds, st.integers(1, 16))
+def test_there_are_no_more_rounds_than_the_limit_asks_for(lengths, ranks, kind, rows):
+    fewest = -(-len(lengths) // rows)
+    assert len(divide(lengths, ranks, kind=kind, rows=rows)[0]) == -(-fewest // ranks)
+
+
+@given(step_lengths, some_ranks, limits)
+def test_the_division_depends_on_nothing_but_its_arguments(lengths, ranks, limit):
+    once = divide(lengths, ranks, kind="bucket", **limit._asdict())
+    assert once == divide(np.asarray(lengths, np.int32), ranks, kind="bucket", **limit._asdict())
+
+
+@given(step_lengths, some_ranks, limits)
+def test_pad_keeps_the_order_of_the_set_round_by_round(lengths, ranks, limit):
+    division = divide(lengths, ranks, kind="pad", **limit._asdict())
+    assert [i for parts in zip(*division, strict=True) for part in parts for i in part] == list(range(len(lengths)))
+
+
+@given(step_lengths, some_ranks, st.integers(1, 16))
+def test_pad_gives_micro_batches_of_nearly_equal_rows(lengths, ranks, rows):
+    sizes = [len(part) for rank in divide(lengths, ranks, kind="pad", rows=rows) for part in rank if part]
+    fair = math.ceil(len(lengths) / len(sizes))
+    assert max(sizes) == fair
+
+
+@given(step_lengths, some_ranks, limits)
+def test_bucket_sorts_by_length(lengths, ranks, limit):
+    parts = [sorted(lengths[i] for i in part) for rank in divide(lengths, ranks, kind="bucket", **limit._asdict()) for part in rank if part]
+    parts.sort()
+    assert all(before[-1] <= after[0] for before, after in pairwise(parts))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 4))
+def test_the_costliest_bucket_is_as_cheap_as_any_way_of_cutting_allows(lengths, ranks, rows):
+    division = divide(lengths, ranks, kind="bucket", rows=rows)
+    count = sum(bool(part) for rank in division for part in rank)
+    ordered = sorted(lengths, reverse=True)
+
+    def cheapest(start: int, parts: int) -> float:
+        if parts == 0:
+            return 0 if start == len(ordered) else math.inf
+        ends = range(start + 1, min(start + rows, len(ordered)) + 1)
+        unit = int(row_cost(np.asarray(ordered))[start]) if start < len(ordered) else 0
+        return min((max(unit * (end - start), cheapest(end, parts - 1)) for end in ends), default=math.inf)
+
+    worst = max(len(part) * int(row_cost(np.asarray([lengths[i] for i in part])).max()) for rank in division for part in rank if part)
+    assert worst == cheapest(0, count)
+
+
+@pytest.mark.parametrize(("step", "micro", "ranks", "most"), [(64, 8, 2, 0.06), (64, 4, 2, 0.03), (64, 2, 2, 0.012), (8, 8, 1, 0.33), (8, 8, 2, 0.17)])
+def test_waste_on_rows_as_long_as_gsm8k(step, micro, ranks, most):
+    assert waste(step, micro, ranks) < most
+
+
+def test_bucket_wastes_a_fifth_of_what_padding_in_order_does():
+    assert waste(64, 8, 2) * 5 < waste(64, 8, 2, kind="pad")
+
+
+@pytest.mark.parametrize(("ranks", "step", "limit"), [(2, 64, Limits(rows=8)), (3, 64, Limits(rows=8)), (4, 64, Limits(rows=4)), (8, 256, Limits(tokens=2048))])
+def test_ranks_get_nearly_equal_work(ranks, step, limit):
+    worst = []
+    for seed in range(30):
+        lengths = gsm8k_like(step, seed)
+        work = [sum(len(part) * int(row_cost(lengths[part]).max()) for part in rank) for rank in divide(lengths, ranks, kind="bucket", **limit._asdict())]
+        worst.append(max(work) / (sum(work) / ranks))
+    assert sum(worst) / len(worst) < 1.05
+
+
+def test_auto_is_bucket_and_pack_is_refused():
+    assert [kind_of("auto"), kind_of("bucket"), kind_of("pad")] == ["bucket", "bucket", "pad"]
+    with pytest.raises(SettingsError, match="pack is not built yet"):
+        kind_of("pack")

@@ -1,0 +1,128 @@
+"""Exactly once: whatever the number of readers, and wherever a run stops and goes on, every example of an epoch is used in one step, once."""
+
+import json
+import random
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shardtoys import make_store, tokens_of
+
+from tunefleet.data.cursor import Cursor
+from tunefleet.data.order import Order
+from tunefleet.data.packing import row_cost
+from tunefleet.data.store import Split
+from tunefleet.data.stream import Stream
+
+STORES, CASES_PER_STORE = 25, 40
+
+
+@pytest.fixture(scope="module")
+def split_of(tmp_path_factory: pytest.TempPathFactory):
+    """Splits of 1 to 60 rows in 1 to some tens of shards, by number."""
+    root: Path = tmp_path_factory.mktemp("stores")
+
+    @cache
+    def build(number: int) -> Split:
+        chance = random.Random(number)
+        lengths = [chance.randint(2, 40) for _ in range(chance.randint(1, 60))]
+        return make_store(root / str(number), lengths, shard_bytes=chance.choice([1, 300, 1000, 1 << 20])).split("train")
+
+    return build
+
+
+def streams(split: Split, ranks: int, **choices) -> list[Stream]:
+    """One a rank, each with an order of its own, as in processes of their own."""
+    seed, window = choices.pop("seed"), choices.pop("window")
+    return [Stream(split, Order(split.shard_rows, seed, window), rank=rank, ranks=ranks, **choices) for rank in range(ranks)]
+
+
+def choices_of(chance: random.Random) -> dict:
+    by_rows = chance.random() < 0.5
+    return {
+        "seed": chance.randrange(2**63),
+        "window": chance.randint(1, 5),
+        "batch_size": chance.randint(1, 24),
+        "rows": chance.randint(1, 8) if by_rows else None,
+        "tokens": None if by_rows else chance.randint(1, 200),
+        "batching": chance.choice(["auto", "bucket", "pad"]),
+    }
+
+
+def used(readers: list[Stream], step: int) -> list[int]:
+    """The ids that carry loss in a step, over all ranks; checks on the way that ranks run alike and records hold their own tokens."""
+    taken = [reader.take(step) for reader in readers]
+    assert len({len(rounds) for rounds in taken}) == 1
+    assert all(r.records for rounds in taken for r in rounds)
+    records = [record for rounds in taken for r in rounds if r.real for record in r.records]
+    for record in records:
+        np.testing.assert_array_equal(record.columns["ids"], tokens_of(record.id, len(record.columns["ids"])))
+    return [record.id for record in records]
+
+
+@pytest.mark.parametrize("number", range(STORES))
+def test_every_example_is_used_once_an_epoch_through_stops_and_other_numbers_of_workers(split_of, number):
+    """1,000 cases of (rows, shards, window, batch, workers before and after, resume point)."""
+    split, chance = split_of(number), random.Random(1000 + number)
+    for _ in range(CASES_PER_STORE):
+        choices = choices_of(chance)
+        before, after = (streams(split, chance.randint(1, 6), **choices) for _ in range(2))
+        steps = before[0].steps_per_epoch
+        epoch = chance.choice([0, 1, 7])
+        stop = chance.randint(0, steps)
+        cursor = json.loads(json.dumps(before[0].cursor(epoch * steps + stop).to_json()))
+        assert after[0].cursor(Cursor.from_json(cursor).step) == Cursor.from_json(cursor)
+        seen = []
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            readers = before if step < epoch * steps + stop else after
+            found = used(readers, step)
+            assert sorted(found) == sorted(readers[0].ids(step).tolist())
+            assert before[-1].digest(step) == after[0].digest(step)
+            seen += found
+        assert sorted(seen) == list(range(split.rows))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_no_micro_batch_costs_more_than_the_one_of_the_dry_run(split_of, number):
+    split, chance = split_of(number), random.Random(number)
+    for _ in range(20):
+        choices = choices_of(chance)
+        (reader,) = streams(split, 1, **choices)
+
+        def cost(records):
+            return len(records) * int(row_cost(np.asarray([len(r.columns["ids"]) for r in records])).max())
+
+        bound = cost(reader.costliest())
+        assert all(cost(r.records) <= bound for step in range(2 * reader.steps_per_epoch) for r in reader.take(step))
+
+
+def test_the_dry_run_takes_the_longest_rows_where_rows_are_limited(split_of):
+    split = split_of(3)
+    (reader,) = streams(split, 1, seed=0, window=1, batch_size=16, batching="bucket", rows=4, tokens=None)
+    assert sorted(len(r.columns["ids"]) for r in reader.costliest()) == sorted(split.lengths.tolist())[-4:]
+
+
+def test_a_rank_without_work_gets_the_shortest_record_and_it_is_not_real(tmp_path):
+    split = make_store(tmp_path, [9, 4, 7]).split("train")
+    readers = streams(split, 5, seed=0, window=1, batch_size=3, batching="bucket", rows=8, tokens=None)
+    rounds = [reader.take(0)[0] for reader in readers]
+    assert [r.real for r in rounds].count(True) == 3
+    assert {tuple(record.id for record in r.records) for r in rounds if not r.real} == {(1,)}
+
+
+def test_skipped_steps_are_never_read_and_all_others_are(split_of):
+    split = split_of(2)
+    order = Order(split.shard_rows, 5, 2)
+    choices = {"batch_size": 3, "batching": "auto", "rows": 8, "tokens": None, "rank": 0, "ranks": 1}
+    plain, skipping = Stream(split, order, **choices), Stream(split, order, **choices, skipped=((1, 3), (6, 7)))
+    wanted = [step for step in range(12) if step not in (1, 2, 6)]
+    assert [skipping.digest(step) for step in range(len(wanted))] == [plain.digest(step) for step in wanted]
+    assert skipping.cursor(4).skipped == ((1, 3), (6, 7))
+    assert skipping.cursor(4).position == plain.cursor(6 + 1).position
+
+
+def test_the_epoch_grows_by_the_share_of_rows_that_are_read(tmp_path):
+    split = make_store(tmp_path, [5] * 10).split("train")
+    (reader,) = streams(split, 1, seed=0, window=1, batch_size=4, batching="auto", rows=8, tokens=None)
+    assert [reader.epoch(step) for step in range(5)] == [0, 0.4, 0.8, 1, 1.4]

@@ -1,0 +1,38 @@
+"""What a person sees of a run: every event that the console knows is one that is written, and a failure is one line."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tunefleet.trainers import console as module
+from tunefleet.trainers.console import SAID, RunConsole, describe
+
+SOURCES = [path.read_text() for path in Path(module.__file__).resolve().parent.rglob("*.py") if path.name != "console.py"]
+
+
+@pytest.mark.parametrize("event", sorted(SAID))
+def test_every_event_that_is_said_is_written_somewhere(event):
+    assert any(f'"{event}"' in source for source in SOURCES)
+
+
+def test_a_failure_of_the_workers_is_one_line_with_its_cause():
+    failed = {"event": "group_failed", "kind": "died", "ranks": [1], "cause": "its process was killed", "restart": True, "reason": "failure 1 of 3"}
+    said = describe({**failed, "trace": "Traceback\n  many lines", "time": 0.0, "attempt": 1, "phase": "restarting"})
+    assert said == "workers died: its process was killed; starting again, failure 1 of 3"
+
+
+def test_lines_of_a_run_are_shown_as_they_come():
+    seen = io.StringIO()
+    with RunConsole(Console(file=seen, width=200)) as console:
+        console.begin("mine", 2)
+        console.line("metrics.jsonl", {"step": 2, "loss": 1.25})
+        console.line("events.jsonl", {"event": "early_stopping", "step": 2, "metric": "loss"})
+        console.line("events.jsonl", {"event": "checkpoint_started", "step": 2})
+        console.line("events.jsonl", {"event": "evaluation_finished", "step": 2, "tuned": {"loss": 1.0}, "base": {"loss": 2.0}})
+        console.line("events.jsonl", {"event": "decision", "text": "chosen for you"})
+    shown = seen.getvalue().splitlines()
+    assert shown[0] == "mine: 2 steps"
+    assert "step 2/2" in shown[1]
+    assert shown[2:] == ["early stopping: step 2, metric loss", "held-out at step 2: loss 1.0000 (base 2.0000)", "note: chosen for you"]

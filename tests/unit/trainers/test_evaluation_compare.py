@@ -1,0 +1,160 @@
+"""Metrics and comparison against values worked out by hand."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tunefleet.cluster.errors import DataError, SettingsError
+from tunefleet.cluster.plugins import kinds
+from tunefleet.trainers.evaluation.compare import compare, resampled_totals
+from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
+from tunefleet.trainers.evaluation.rows import RowScores
+from tunefleet.trainers.run import METRICS
+
+ALL = ["loss", "perplexity", "token_accuracy"]
+
+
+def scores(nll, tokens, correct=None):
+    sums = {"nll": np.array(nll, float), "tokens": np.array(tokens, float)}
+    if correct is not None:
+        sums["correct"] = np.array(correct, float)
+    return RowScores(np.arange(len(nll)), sums)
+
+
+def random_scores(rows, seed, scale=1.0):
+    random = np.random.default_rng(seed)
+    tokens = random.integers(1, 50, rows)
+    return scores(scale * tokens * random.uniform(1, 3, rows), tokens, random.integers(0, tokens + 1))
+
+
+@pytest.fixture(params=kinds(METRICS))
+def metric(request):
+    return make_metrics([request.param])[request.param]
+
+
+def test_the_values_are_of_all_tokens_not_means_of_rows():
+    tuned, base = scores([2.0, 1.0], [4, 1], [3, 0]), scores([6.0, 4.0], [4, 1], [1, 0])
+    result = compare(tuned, base, make_metrics(ALL), resamples=50)
+    assert result["rows"] == 2
+    assert result["tuned"] == {"loss": 3.0 / 5, "perplexity": pytest.approx(math.exp(0.6)), "token_accuracy": 3.0 / 5}
+    assert result["base"] == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2.0)), "token_accuracy": 0.2}
+    assert result["difference"]["loss"]["value"] == pytest.approx(-1.4)
+    assert result["sets"]["holdout"]["tokens"] == 5
+    assert result["sets"]["holdout"]["tuned"]["loss"]["value"] == result["tuned"]["loss"]
+
+
+def test_rows_that_are_all_alike_have_an_interval_of_no_width():
+    result = compare(scores([3.0] * 7, [2] * 7), scores([4.0] * 7, [2] * 7), make_metrics(["loss"]), resamples=200)
+    assert result["difference"]["loss"] == {"value": -0.5, "low": -0.5, "high": -0.5}
+    assert result["sets"]["holdout"]["base"]["loss"] == {"value": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_two_rows_give_the_percentiles_of_a_coin_thrown_twice():
+    result = compare(scores([0.0, 1.0], [1, 1]), scores([1.0, 1.0], [1, 1]), make_metrics(["loss"]), resamples=4000)
+    assert result["sets"]["holdout"]["tuned"]["loss"] == {"value": 0.5, "low": 0.0, "high": 1.0}
+    drawn = resampled_totals(np.array([[0.0], [1.0]]), 4000, 0)[:, 0]
+    assert [np.mean(drawn == k) for k in (0, 1, 2)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
+def test_the_difference_is_paired_so_a_constant_gain_is_certain():
+    base = random_scores(60, 1)
+    tuned = RowScores(base.ids, {**base.sums, "nll": base.sums["nll"] - 0.25 * base.sums["tokens"]})
+    difference = compare(tuned, base, make_metrics(["loss"]))["difference"]["loss"]
+    assert list(difference.values()) == pytest.approx([-0.25] * 3)
+    wide = compare(tuned, base, make_metrics(["loss"]))["sets"]["holdout"]["tuned"]["loss"]
+    assert wide["high"] - wide["low"] > 0.1
+
+
+def test_the_interval_of_a_mean_is_about_two_standard_errors_wide():
+    values = np.random.default_rng(3).normal(5.0, 1.0, 400)
+    found = compare(scores(values, [1] * 400), scores(values, [1] * 400), make_metrics(["loss"]), resamples=4000)["sets"]["holdout"]["tuned"]["loss"]
+    error = values.std() / 20
+    assert found["low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.3 * error)
+    assert found["high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.3 * error)
+
+
+def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
+    tuned, base = random_scores(40, 1), random_scores(40, 2)
+    base = RowScores(base.ids, {**base.sums, "tokens": tuned.sums["tokens"]})
+    first, again, other = (compare(tuned, base, make_metrics(ALL), seed=s) for s in (0, 0, 1))
+    assert first == again
+    assert first["difference"] != other["difference"]
+
+
+def test_chunks_of_resamples_change_nothing_of_what_is_drawn(monkeypatch):
+    columns = np.random.default_rng(0).normal(size=(30, 2))
+    whole = resampled_totals(columns, 100, seed=5)
+    monkeypatch.setattr("tunefleet.trainers.evaluation.compare.DRAWS_AT_ONCE", 30 * 7)
+    np.testing.assert_allclose(resampled_totals(columns, 100, seed=5), whole)
+
+
+def test_every_set_is_compared_by_itself_and_the_top_pools_all_rows():
+    tuned, base = scores([1.0, 2.0, 9.0], [1, 1, 3]), scores([2.0, 2.0, 3.0], [1, 1, 3])
+    result = compare(tuned, base, make_metrics(["loss"]), sets={"chat": np.array([0, 1]), "code": np.array([2])}, resamples=20)
+    assert [result["sets"][n]["tuned"]["loss"]["value"] for n in ("chat", "code")] == [1.5, 3.0]
+    assert result["tuned"]["loss"] == 12.0 / 5
+    assert result["rows"] == 3
+
+
+def test_a_model_that_diverged_is_written_as_null_which_is_json():
+    result = compare(scores([math.inf, 1.0], [1, 1]), scores([1.0, 2.0], [1, 1]), make_metrics(["loss", "perplexity"]), resamples=20)
+    assert result["tuned"] == {"loss": None, "perplexity": None}
+    assert result["base"]["loss"] == 1.5
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_perplexity_beyond_floats_is_null_and_warns_of_nothing():
+    assert compare(scores([1e4], [1]), scores([1.0], [1]), make_metrics(["perplexity"]), resamples=5)["tuned"] == {"perplexity": None}
+
+
+def test_rows_without_a_token_do_not_spoil_the_intervals_of_the_others():
+    found = compare(scores([0.0, 2.0], [0, 1]), scores([0.0, 3.0], [0, 1]), make_metrics(["loss"]), resamples=100)
+    assert found["sets"]["holdout"]["tuned"]["loss"] == {"value": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_a_set_without_a_supervised_token_is_refused():
+    with pytest.raises(DataError, match="holdout has no supervised token"):
+        compare(scores([0.0], [0]), scores([0.0], [0]), make_metrics(["loss"]))
+
+
+def test_a_metric_of_totals_does_not_change_when_rows_are_split(metric):
+    rows = random_scores(20, 4)
+    halves = [metric.parts(rows.select(rows.ids[s])) for s in (slice(0, 7), slice(7, None))]
+    whole = [part.sum() for part in metric.parts(rows)]
+    summed = [sum(half[i].sum() for half in halves) for i in (0, 1)]
+    assert metric.value(*map(np.array, summed)) == pytest.approx(metric.value(*map(np.array, whole)))
+
+
+def test_a_metric_reads_only_the_parts_that_it_names_and_counts_every_row(metric):
+    rows = random_scores(5, 0)
+    total, count = metric.parts(RowScores(rows.ids, {name: rows.sums[name] for name in metric.reads}))
+    assert total.shape == count.shape == (5,)
+    assert metric.better in ("min", "max")
+
+
+def test_only_a_metric_of_hits_makes_the_model_look_for_them():
+    assert not needs_correct(make_metrics(["loss", "perplexity"]))
+    assert needs_correct(make_metrics(["loss", "token_accuracy"]))
+
+
+def test_a_misspelt_metric_is_told_the_nearest():
+    with pytest.raises(SettingsError, match="did you mean perplexity"):
+        make_metrics(["perplexty"])
+
+
+def test_a_metric_of_one_file_outside_the_package_is_found_by_its_dotted_name(tmp_path: Path, monkeypatch):
+    home = tmp_path / "ourlab"
+    home.mkdir()
+    (home / "__init__.py").touch()
+    (home / "bits.py").write_text(
+        "import math\nfrom typing import Literal\nfrom tunefleet.cluster.settings import Settings\n\n"
+        "class Bits:\n    class Config(Settings):\n        kind: Literal['ourlab.bits'] = 'ourlab.bits'\n"
+        "    better, reads = 'min', ('nll', 'tokens')\n    def __init__(self, config): pass\n"
+        "    def parts(self, rows): return rows.sums['nll'], rows.sums['tokens']\n    def value(self, total, count): return total / count / math.log(2)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = compare(scores([math.log(2)], [1]), scores([0.0], [1]), make_metrics(["ourlab.bits"]), resamples=5)
+    assert result["tuned"]["ourlab.bits"] == pytest.approx(1.0)

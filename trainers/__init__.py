@@ -1,0 +1,1 @@
+"""What a run does: run file, model, objective, loop, checkpoint, evaluation, export."""

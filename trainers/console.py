@@ -1,0 +1,114 @@
+"""What a person sees of a run: decisions, progress, evaluations as they arrive, and what came out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tunefleet.cluster.progress import Progress, duration
+
+SAID = {
+    "decision",
+    "evaluation_finished",
+    "group_failed",
+    "checkpoint_skipped",
+    "resumed",
+    "early_stopping",
+    "step_skipped",
+    "evaluation_dropped",
+    "evaluation_failed",
+}
+
+
+class RunConsole:
+    """Shows one run at a time on standard error. Fed with lines of metrics and events, from any thread."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._progress: Progress | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> RunConsole:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self, name: str, steps: int) -> None:
+        """Begin to show a run."""
+        self.end()
+        self.say(f"{name}: {steps} steps")
+        with self._lock:
+            self._progress = Progress(steps, console=self.console)
+            self._progress.__enter__()
+
+    def end(self) -> None:
+        """Take the bar away."""
+        with self._lock:
+            if self._progress is not None:
+                self._progress.__exit__(None, None, None)
+            self._progress = None
+
+    def line(self, name: str, record: Mapping[str, Any]) -> None:
+        """A new line of metrics.jsonl or events.jsonl."""
+        if name == "metrics.jsonl" and self._progress is not None:
+            self._progress.update(record)
+        elif record.get("event") in SAID:
+            self.say(describe(record))
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._progress is not None:
+            self._progress.say(text)
+        else:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def outcome(self, output: str, evaluation: Mapping[str, Any], exported: str | None, seconds: Mapping[str, float]) -> None:
+        """The end of a run: base against tuned, where it lies, where the time went."""
+        self.end()
+        if evaluation:
+            self.console.print(comparison_table(evaluation))
+        spent = ", ".join(f"{phase} {duration(s)}" for phase, s in sorted(seconds.items(), key=lambda item: -item[1]))
+        self.say(f"time: {spent}")
+        self.say(f"output: {output}")
+        if exported:
+            self.say(f"export: {exported}")
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """One event in words."""
+    kind = record["event"]
+    if kind == "decision":
+        return f"note: {record['text']}"
+    if kind == "group_failed":
+        return f"workers {record['kind']}: {record['cause']}; {'starting again' if record['restart'] else 'giving up'}, {record['reason']}"
+    if kind == "evaluation_finished":
+        return f"held-out at step {record['step']}: " + ", ".join(_change(name, record) for name in record.get("tuned", {}))
+    fields = ", ".join(f"{key} {value}" for key, value in record.items() if key not in {"event", "time", "attempt", "phase"})
+    return f"{kind.replace('_', ' ')}: {fields}"
+
+
+def comparison_table(evaluation: Mapping[str, Any]) -> Table:
+    """Base against tuned with 95% intervals, a row a metric and set."""
+    table = Table(title=f"held-out rows, step {evaluation['step']}")
+    for heading in ("set", "rows", "metric", "base", "tuned", "95% interval"):
+        table.add_column(heading, justify="left" if heading in ("set", "metric") else "right")
+    for name, part in evaluation["sets"].items():
+        for metric, tuned in part["tuned"].items():
+            base = part["base"].get(metric, {}).get("value")
+            interval = f"{_number(tuned.get('low'))} to {_number(tuned.get('high'))}"
+            table.add_row(name, str(part["rows"]), metric, _number(base), _number(tuned["value"]), interval)
+    return table
+
+
+def _change(name: str, record: Mapping[str, Any]) -> str:
+    base = record.get("base", {}).get(name)
+    return f"{name} {_number(record['tuned'][name])}" + (f" (base {_number(base)})" if base is not None else "")
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Held-out evaluation: scoring, actors, comparison with the base model."""

@@ -1,0 +1,117 @@
+"""Evaluation beside the training: Ray actors that hold the model, score their share of the held-out rows, and compare.
+
+The driver creates them, so they outlive restarts of the worker group and end with the driver. They are told what to do by addresses and JSON;
+a model never travels. One that dies is started again by Ray and loads what it needs; a request is tried three times.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunefleet.trainers.evaluation.policy import Ticket
+from tunefleet.trainers.evaluation.rows import RowScores
+from tunefleet.trainers.run import Evaluation
+
+if TYPE_CHECKING:
+    from tunefleet.trainers.evaluation.plain import Examiner
+
+RETRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an actor evaluates: a run file as JSON, the store of its shards, the address of its output, and the id that fills padding."""
+
+    run: str
+    store: str
+    output: str
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class ActorShare:
+    """One actor's rows, of the weights asked for and of the base; ``restarted`` names the actor when it had died before."""
+
+    tuned: RowScores
+    base: RowScores
+    restarted: str | None
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Evaluation actors and their names. They live as long as their handles, here in the driver."""
+
+    names: tuple[str, ...]
+    handles: tuple[Any, ...]
+
+    def close(self) -> None:
+        """End them all, for good."""
+        import ray
+
+        for handle in self.handles:
+            ray.kill(handle, no_restart=True)
+
+
+class Evaluator:
+    """The actor. It keeps one model, and takes up another run only when it is asked to: the runs of a chain share their actors."""
+
+    def __init__(self, cpu: float) -> None:
+        """Nothing is imported yet: the training starts meanwhile, and needs the processors."""
+        self._threads = max(1, round(cpu))
+        self._order: Order | None = None
+        self._restarted = _restarted()
+        self._examiner: Examiner | None = None
+
+    def prepare(self, order: Order, index: int, count: int) -> None:
+        """Load the model, and score share ``index`` of ``count`` with it."""
+        self._take_up(order).base_share(index, count)
+
+    def score(self, order: Order, ticket: Ticket, index: int, count: int) -> ActorShare:
+        """Score share ``index`` of ``count`` with the weights of a ticket. The base is scored before any weights are loaded, and once."""
+        examiner = self._take_up(order)
+        base = examiner.base_share(index, count)
+        assert ticket.manifest is not None, "actors load weights; they need a manifest"
+        tuned = examiner.tuned_share(ticket.manifest, index, count)
+        restarted, self._restarted = self._restarted, None  # said once
+        return ActorShare(tuned, base, restarted)
+
+    def compare(self, order: Order, *parts: ActorShare) -> dict[str, Any]:
+        """Numbers and intervals of all shares together, computed here and not in the training's time."""
+        comparison = self._take_up(order).compare([p.tuned for p in parts], [p.base for p in parts])
+        return {"comparison": comparison, "restarted": [p.restarted for p in parts if p.restarted]}
+
+    def _take_up(self, order: Order) -> Examiner:
+        import torch
+
+        from tunefleet.trainers.evaluation.plain import Examiner
+
+        if self._examiner is None or self._order != order:
+            torch.set_num_threads(self._threads)
+            self._examiner = None  # the model before is let go first
+            self._examiner, self._order = Examiner.open(order.run, order.store, order.output, order.pad_id), order
+        return self._examiner
+
+
+def create_actors(evaluation: Evaluation) -> Actors:
+    """Create ``evaluation.actors`` actors in the Ray session of this process, and return at once; they load a model when they are first asked.
+
+    Call it in the driver; rank 0 finds them by their names, which travel in the payload.
+    """
+    import ray
+
+    stem, held = f"tunefleet-evaluator-{secrets.token_hex(4)}", evaluation.resources
+    options: Mapping[str, Any] = {"num_cpus": held.cpu, "num_gpus": held.gpu, "max_restarts": -1, "max_task_retries": RETRIES}
+    remote = ray.remote(Evaluator)
+    names = tuple(f"{stem}-{i}" for i in range(evaluation.actors))
+    return Actors(names, tuple(remote.options(name=name, **options).remote(held.cpu) for name in names))
+
+
+def _restarted() -> str | None:
+    """This actor's name when Ray has started it again after a death."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return str(context.get_actor_name()) if context.was_current_actor_reconstructed else None

@@ -1,0 +1,94 @@
+"""What evaluation leaves in a run's output: ``evaluation/step-00000050.json`` for every evaluated step, and ``evaluation/base.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tunefleet.cluster.errors import StorageError
+from tunefleet.cluster.storage import Storage
+from tunefleet.trainers.evaluation.policy import Ticket
+from tunefleet.trainers.evaluation.rows import RowScores
+from tunefleet.trainers.run import RunFile
+
+FOLDER = "evaluation"
+BASE = f"{FOLDER}/base.json"
+VERSION = 1
+
+
+def result_name(step: int) -> str:
+    """The name of a step's file; names sort as steps do."""
+    return f"{FOLDER}/step-{step:08d}.json"
+
+
+def result(ticket: Ticket, comparison: Mapping[str, Any], *, placement: str, seconds: float) -> dict[str, Any]:
+    """The content of a step's file: which weights, the numbers of ``compare``, where and how long (wall seconds of scoring and comparing)."""
+    named = {"version": VERSION, "step": ticket.step, "checkpoint": ticket.digest, "manifest": ticket.manifest}
+    return {**named, **comparison, "placement": placement, "seconds": round(seconds, 3)}
+
+
+def write_result(storage: Storage, content: Mapping[str, Any]) -> None:
+    """Write a step's file, atomically. It is strict JSON: what is not finite is null already."""
+    storage.put(result_name(content["step"]), _encode(content))
+
+
+def read_results(storage: Storage) -> list[dict[str, Any]]:
+    """Every step's file, by step. Raises StorageError for one that is not ours."""
+    found = []
+    for name in storage.list(f"{FOLDER}/step-"):
+        content = _decode(storage, name)
+        if content.get("version") != VERSION:
+            raise StorageError(f"{name} has another version", got=repr(content.get("version")), want=str(VERSION), fix="use the tunefleet that wrote it")
+        found.append(content)
+    return found
+
+
+def drop_after(storage: Storage, step: int) -> list[int]:
+    """Remove the files of later steps: they are of a branch that a resume gave up. Returns their steps."""
+    later = [content["step"] for content in read_results(storage) if content["step"] > step]
+    for gone in later:
+        storage.delete(result_name(gone))
+    return later
+
+
+def base_key(run: RunFile, fingerprint: str) -> str:
+    """What the base model's scores depend on: the model, how it is computed, what an example is, and the held-out rows."""
+    model = run.model.model_dump(mode="json", exclude={"attn_implementation"})
+    parts = [model, run.training.precision, run.training.seed, run.objective.model_dump(mode="json"), fingerprint]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def write_base(storage: Storage, key: str, rows: RowScores, values: Mapping[str, Any]) -> None:
+    """Keep the base model's scores, row by row, so that no later evaluation, restart or resume scores it again."""
+    storage.put(BASE, _encode({"version": VERSION, "key": key, "rows": len(rows.ids), "base": dict(values), "scores": rows.to_json()}))
+
+
+def read_base(storage: Storage, key: str, *, correct: bool) -> RowScores | None:
+    """The base model's scores, or None when there are none for this key, or none with the greedy hits that are asked for."""
+    if not storage.exists(BASE):
+        return None
+    content = _decode(storage, BASE)
+    if content.get("version") != VERSION or content.get("key") != key or (correct and "correct" not in content["scores"]["sums"]):
+        return None
+    return RowScores.from_json(content["scores"])
+
+
+def digest(storage: Storage, manifest: str) -> str:
+    """The sha256 of a manifest, which holds the sha256 of every file of its checkpoint: one name for those weights."""
+    return hashlib.sha256(storage.read(manifest)).hexdigest()
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, allow_nan=False) + "\n").encode()
+
+
+def _decode(storage: Storage, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.read(name))
+    except ValueError as error:
+        raise StorageError(f"{name} is no JSON", got=str(error), want="a file that evaluation wrote", fix="remove it") from error
+    if not isinstance(content, dict):
+        raise StorageError(f"{name} is no evaluation", got=type(content).__name__, want="a mapping", fix="remove it")
+    return content

@@ -1,0 +1,126 @@
+"""A run's model in one process, without DeepSpeed, and the held-out rows that it is examined on: what an actor and `tunefleet evaluate` hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunefleet.cluster.errors import CheckpointError
+from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.trainers.evaluation.compare import compare
+from tunefleet.trainers.evaluation.files import read_base, write_base
+from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
+from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
+from tunefleet.trainers.evaluation.rows import RowScores, Share, merge, score_share, shares
+from tunefleet.trainers.objective import make_objective
+from tunefleet.trainers.run import RunFile
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Examiner:
+    """Scores the base model once and any weights of the run after it, on the held-out rows of the run's store."""
+
+    def __init__(self, run: RunFile, held: HeldOut, storage: Storage, pad_id: int, device: torch.device) -> None:
+        self.run, self.held, self.storage, self.device = run, held, storage, device
+        self.objective = make_objective(run.objective, pad_id)
+        self.metrics = make_metrics(run.evaluation.metrics)
+        self.key, self.correct = held.key(run), needs_correct(self.metrics)
+        self._model = PlainModel.base(self.run, device)
+        self._base: dict[tuple[int, int], RowScores] = {}
+        self._trained, self._kept = False, False
+
+    @classmethod
+    def open(cls, run: str, store: str, output: str, pad_id: int) -> Examiner:
+        """From JSON and addresses. The model is on a GPU where ``evaluation.resources.gpu`` asks for one."""
+        import torch
+
+        from tunefleet.data.store import Store
+
+        file = RunFile.model_validate_json(run)
+        device = torch.device("cuda" if file.evaluation.resources.gpu else "cpu")
+        return cls(file, held_out(Store.open(store)), open_storage(output), pad_id, device)
+
+    def base_share(self, index: int, count: int) -> RowScores:
+        """The base model's scores of one share: from the run's output where they were kept, else scored now."""
+        if (index, count) not in self._base:
+            kept = read_base(self.storage, self.key, correct=self.correct)
+            self._kept = kept is not None
+            self._base[index, count] = kept.select(self._share(index, count).ids()) if kept else self._score_base(index, count)
+        return self._base[index, count]
+
+    def tuned_share(self, manifest: str, index: int, count: int) -> RowScores:
+        """The scores of one share with the weights of a manifest. Raises CheckpointError when they are torn or do not fit."""
+        self._trained = True
+        self._model.load(self.storage, manifest)
+        return self._score(index, count)
+
+    def compare(self, tuned: Sequence[RowScores], base: Sequence[RowScores]) -> dict[str, Any]:
+        """Numbers and intervals of all shares together; the base's scores are kept in the run's output."""
+        whole, whole_base = merge(tuned), merge(base)
+        settings, seed = self.run.evaluation, self.run.training.seed
+        found = compare(whole, whole_base, self.metrics, sets=self.held.sets, resamples=settings.bootstrap, seed=seed)
+        if not self._kept:
+            write_base(self.storage, self.key, whole_base, found["base"])
+            self._kept = True
+        return found
+
+    def _score_base(self, index: int, count: int) -> RowScores:
+        if self._trained:
+            self._model, self._trained = PlainModel.base(self.run, self.device), False
+        return self._score(index, count)
+
+    def _score(self, index: int, count: int) -> RowScores:
+        return score_share(self._model.scorer, self.held.split, self._share(index, count), self.objective, device=self.device, correct=self.correct)
+
+    def _share(self, index: int, count: int) -> Share:
+        return shares(self.held.split.lengths, self.run.evaluation.batch_size, count)[index]
+
+
+class PlainModel:
+    """A model without DeepSpeed, in evaluation mode, on one device, and its scorer. ``fingerprint`` is that of the base model, where there is one."""
+
+    def __init__(self, model: Any, device: torch.device, fingerprint: str = "") -> None:
+        from tunefleet.trainers.scoring import TokenScorer
+
+        self.fingerprint = fingerprint
+        self.model = model.eval().to(device)
+        self.scorer = TokenScorer(self.model)
+
+    @classmethod
+    def base(cls, run: RunFile, device: torch.device) -> PlainModel:
+        """The base model of a run, with the run's adapter (if any) attached, which changes nothing until weights are loaded."""
+        from tunefleet.cluster.world import World
+        from tunefleet.trainers.models import build
+
+        built = build(plain(run), World.single(device))
+        return cls(built.model, device, built.base_fingerprint)
+
+    def load(self, storage: Storage, manifest: str) -> None:
+        """Put the weights of a checkpoint in. Raises CheckpointError when it is torn, of another model or on another base; then nothing is changed."""
+        import torch
+
+        from tunefleet.trainers.checkpoint import load_plain, read_manifest
+
+        found = read_manifest(storage, manifest)
+        found.check_base(self.fingerprint)
+        tensors = load_plain(storage, found)
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        wrong = sorted({(name, tuple(p.shape)) for name, p in parameters.items()} ^ {(name, tuple(t.shape)) for name, t in tensors.items()})
+        if wrong:
+            raise CheckpointError(
+                f"{manifest} is of another model",
+                got=", ".join(f"{name} {shape}" for name, shape in wrong[:4]) + " on one side only",
+                want=f"the {len(parameters)} trained parameters of the run",
+                fix="evaluate it with the run file that trained it",
+            )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+
+
+def plain(run: RunFile) -> RunFile:
+    """The run as one process computes it: nothing partitioned, nothing recomputed."""
+    training = run.training.model_copy(update={"gradient_checkpointing": False})
+    return run.model_copy(update={"zero": run.zero.model_copy(update={"stage": 0}), "training": training})

@@ -1,0 +1,120 @@
+"""Sums over the tokens of every held-out row: what all metrics are made of. Shape letters: R rows, B rows of a batch, T tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunefleet.cluster import heartbeat
+
+if TYPE_CHECKING:
+    import torch
+
+    from tunefleet.data.store import Split
+    from tunefleet.trainers.objective import Objective, Scorer
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+PARTS = ("nll", "tokens", "correct")
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What was summed over each row.
+
+    ``ids`` (R,) are positions in the split, ascending. ``sums`` are (R,) each: ``nll`` the negative log-likelihood of the supervised tokens in
+    nats, ``tokens`` their number, and ``correct`` how many of them were the model's first choice (only when it was asked for).
+    """
+
+    ids: Ids
+    sums: Mapping[str, Floats]
+
+    def select(self, ids: Ids) -> RowScores:
+        """The rows of these ids, which must all be there, in ascending order."""
+        wanted = np.sort(ids)
+        where = np.searchsorted(self.ids, wanted)
+        assert np.array_equal(self.ids[np.minimum(where, len(self.ids) - 1)] if len(wanted) else wanted, wanted), "a row was not scored"
+        return RowScores(wanted, {name: values[where] for name, values in self.sums.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists; a float survives JSON exactly, and what is not finite is None."""
+        sums = {name: [v if math.isfinite(v) else None for v in values.tolist()] for name, values in self.sums.items()}
+        return {"ids": self.ids.tolist(), "sums": sums}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RowScores:
+        """The inverse of ``to_json``, with NaN for what was not finite."""
+        return cls(np.asarray(value["ids"], np.int64), {name: np.asarray(v, np.float64) for name, v in value["sums"].items()})
+
+
+@dataclass(frozen=True)
+class Share:
+    """The batches of ids that one of several scorers computes. ``real`` is False for a batch that only keeps the numbers of forwards equal."""
+
+    batches: tuple[Ids, ...]
+    real: tuple[bool, ...]
+
+    def ids(self) -> Ids:
+        """The rows of this share."""
+        own = [ids for ids, real in zip(self.batches, self.real, strict=True) if real]
+        return np.concatenate(own) if own else np.zeros(0, np.int64)
+
+
+def shares(lengths: np.ndarray[Any, Any], batch_size: int, count: int) -> list[Share]:
+    """Divide the rows of a split among ``count`` scorers.
+
+    Rows are sorted by length and cut into batches before they are dealt, so every row meets the same rows whoever scores it: actors and ranks
+    give the same numbers, and little is padded. Every share has equally many batches, for ZeRO-3 hangs when ranks run unequally many forwards.
+    """
+    order = np.argsort(lengths, kind="stable").astype(np.int64)
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    divided = []
+    for index in range(count):
+        own = batches[index::count]
+        missing = -(-len(batches) // count) - len(own)
+        filled = (*own, *[batches[0][:1]] * missing)
+        divided.append(Share(filled, (True,) * len(own) + (False,) * missing))
+    return divided
+
+
+def score_share(scorer: Scorer, split: Split, share: Share, objective: Objective, *, device: torch.device | str = "cpu", correct: bool = False) -> RowScores:
+    """Score the rows of one share. The caller puts the model into evaluation mode; nothing here touches gradients."""
+    import torch
+
+    found: list[RowScores] = []
+    for ids, real in zip(share.batches, share.real, strict=True):
+        heartbeat.beat()
+        batch = {name: tensor.to(device) for name, tensor in objective.collate(split.records(ids.tolist())).items()}
+        with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers in it could not be trained afterwards
+            scores = scorer.token_scores(batch, correct=correct)
+        sums = {"nll": -scores.logp_BT.double().sum(1), "tokens": (batch["labels"] >= 0).sum(1).double()}
+        if scores.correct_BT is not None:
+            sums["correct"] = scores.correct_BT.double().sum(1)
+        if real:
+            assert len(sums["nll"]) == len(ids), "the objective makes no one row of a record"
+            found.append(RowScores(ids, {name: tensor.cpu().numpy() for name, tensor in sums.items()}))
+    return merge(found) if found else empty(correct=correct)
+
+
+def score_rows(scorer: Scorer, split: Split, objective: Objective, *, batch_size: int, device: torch.device | str = "cpu", correct: bool = False) -> RowScores:
+    """Score every row of a split in this process."""
+    (share,) = shares(split.lengths, batch_size, 1)
+    return score_share(scorer, split, share, objective, device=device, correct=correct)
+
+
+def merge(parts: Sequence[RowScores]) -> RowScores:
+    """Rows scored by several scorers as one, in the order of their ids."""
+    ids = np.concatenate([part.ids for part in parts])
+    order = np.argsort(ids, kind="stable")
+    assert len(np.unique(ids)) == len(ids), "a row was scored twice"
+    names = [name for name in PARTS if all(name in part.sums for part in parts)]
+    return RowScores(ids[order], {name: np.concatenate([part.sums[name] for part in parts])[order] for name in names})
+
+
+def empty(*, correct: bool) -> RowScores:
+    """The scores of no row."""
+    return RowScores(np.zeros(0, np.int64), {name: np.zeros(0) for name in PARTS if correct or name != "correct"})

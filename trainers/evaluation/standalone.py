@@ -1,0 +1,153 @@
+"""`tunefleet evaluate`: a run, one of its checkpoints, an export or any model, against the base model of a run file, on its held-out rows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunefleet.cluster.errors import Refusal, SettingsError
+from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.trainers.evaluation.compare import compare
+from tunefleet.trainers.evaluation.files import read_base, result
+from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
+from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
+from tunefleet.trainers.evaluation.plain import PlainModel
+from tunefleet.trainers.evaluation.policy import Ticket
+from tunefleet.trainers.evaluation.rows import RowScores, score_rows
+from tunefleet.trainers.exported import ADAPTER_CONFIG, load_exported
+from tunefleet.trainers.manifest import read_manifest
+from tunefleet.trainers.objective import make_objective
+from tunefleet.trainers.output import weights_of
+from tunefleet.trainers.recorded import recorded_run
+from tunefleet.trainers.run import Full, RunFile, load_run
+from tunefleet.trainers.stage import RUN_FILE
+
+if TYPE_CHECKING:
+    import torch
+
+    from tunefleet.trainers.objective import Objective
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and the run whose base model and held-out rows it is compared with.
+
+    ``checkpoint``: that of the ``ticket``, in ``storage``. ``model``: a whole model or an adapter, in the folder (or hub id) ``where``.
+    """
+
+    run: RunFile
+    kind: Literal["checkpoint", "model"]
+    where: str
+    storage: Storage | None = None
+    ticket: Ticket | None = None
+
+
+def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, trust_code: bool = False) -> dict[str, Any]:
+    """Score a source and its base model, and compare: the content of an evaluation file, with ``source`` beside.
+
+    Args:
+        source: a run's output folder (the weights it ended with, else its newest checkpoint), a checkpoint's folder, an export or model folder, or a hub id.
+        run: the run file that names the base model and the rows; where ``source`` lies in a run's output, that run's own by default.
+        trust_code: run the code that a run's own file asks for (a model's remote code, modules of dotted kinds); off, such a file is refused.
+
+    Raises RequestError for a source that is nothing of these, or rows that are not there; CheckpointError for a torn checkpoint.
+    """
+    import torch
+
+    began = time.monotonic()
+    subject = find_subject(source, run, trust_code=trust_code)
+    objective, held = _rows(subject.run)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = subject.run.evaluation
+    metrics = make_metrics(settings.metrics)
+    examined = _Examined(subject, objective, held, device, needs_correct(metrics))
+    base, tuned = examined.scores()
+    found = compare(tuned, base, metrics, sets=held.sets, resamples=settings.bootstrap, seed=subject.run.training.seed)
+    ticket = subject.ticket or Ticket(0, None)
+    content = result(ticket, found, placement="standalone", seconds=time.monotonic() - began)
+    return {**content, "step": subject.ticket.step if subject.ticket else None, "source": str(source)}
+
+
+def find_subject(source: str | Path, run: RunFile | str | Path | None, *, trust_code: bool = False) -> Subject:
+    """What a source is. Raises SettingsError when it is nothing that can be evaluated, or a model without a run file to compare it with."""
+    folder = Path(source).expanduser()
+    if (folder / RUN_FILE).is_file():
+        storage, manifest = weights_of(folder)
+        return Subject(_run_of(folder, run, trust_code), "checkpoint", str(folder), storage, Ticket(manifest.step, manifest.name, manifest.digest))
+    if (folder / "manifest.json").is_file():
+        place = folder.resolve()
+        storage = open_storage(place.parent.parent)
+        manifest = read_manifest(storage, f"{place.parent.name}/{place.name}/manifest.json")
+        ticket = Ticket(manifest.step, manifest.name, manifest.digest)
+        return Subject(_run_of(place.parent.parent, run, trust_code), "checkpoint", str(folder), storage, ticket)
+    if folder.is_dir() and not ((folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()):
+        raise SettingsError(
+            "this folder is nothing that can be evaluated",
+            got=str(folder),
+            want=f"a run's output ({RUN_FILE}), a checkpoint (manifest.json), or a model (config.json or {ADAPTER_CONFIG})",
+            fix="check the path",
+        )
+    return Subject(_run_of(folder.parent, run, trust_code), "model", str(source))
+
+
+def _run_of(output: Path, run: RunFile | str | Path | None, trust_code: bool) -> RunFile:
+    """The run to compare with: the one given, its base runs resolved to their exports; else that of the output."""
+    from tunefleet.trainers.chain import absolute, chain
+
+    if run is None and (output / RUN_FILE).is_file():
+        return absolute(recorded_run(open_storage(output), trusted=None if trust_code else ()))
+    if run is None:
+        raise SettingsError("a model alone has no base and no held-out rows", got="no run file", want="--run FILE", fix="name the run file to compare it with")
+    given = run if isinstance(run, RunFile) else load_run(run)
+    links, problems = chain(given)
+    Refusal.raise_if(problems)
+    return links[-1].run
+
+
+def _rows(run: RunFile) -> tuple[Objective, HeldOut]:
+    from tunefleet.data.prepare import prepare
+    from tunefleet.data.store import Store
+    from tunefleet.trainers.vocabulary import load_tokenizer
+
+    tokenizer = load_tokenizer(run.model, run.data.chat_template)
+    objective = make_objective(run.objective, tokenizer.pad_token_id)
+    return objective, held_out(Store.open(prepare(run.data, objective.layout, tokenizer).store))
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A subject and the rows that it is scored on; one model is in memory at a time."""
+
+    subject: Subject
+    objective: Objective
+    held: HeldOut
+    device: torch.device
+    correct: bool
+
+    def scores(self) -> tuple[RowScores, RowScores]:
+        """Of the base model, kept ones where the run has them, and of the subject."""
+        from tunefleet.trainers.models import weights_dtype
+
+        subject, bare = self.subject, self.subject.run.model_copy(update={"peft": Full()})
+        if subject.kind == "checkpoint":
+            return self._checkpoint()
+        model = PlainModel.base(bare, self.device)
+        base = self._score(model)
+        del model  # the base is let go before the other is read
+        return base, self._score(PlainModel(load_exported(subject.where, dtype=weights_dtype(subject.run)), self.device))
+
+    def _checkpoint(self) -> tuple[RowScores, RowScores]:
+        storage, ticket = self.subject.storage, self.subject.ticket
+        assert storage is not None
+        assert ticket is not None
+        assert ticket.manifest is not None
+        model = PlainModel.base(self.subject.run, self.device)
+        base = read_base(storage, self.held.key(self.subject.run), correct=self.correct) or self._score(model)
+        model.load(storage, ticket.manifest)
+        return base, self._score(model)
+
+    def _score(self, model: PlainModel) -> RowScores:
+        size = self.subject.run.evaluation.batch_size
+        return score_rows(model.scorer, self.held.split, self.objective, batch_size=size, device=self.device, correct=self.correct)

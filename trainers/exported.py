@@ -1,0 +1,59 @@
+"""Models in folders as anybody would load them: a whole model, or an adapter over the base that it names. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunefleet.cluster.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ORIGIN = "tunefleet.json"
+"""Beside an export: how it was made, what its weights were checked against, and whether it answers or continues text."""
+
+
+def load_exported(source: str, *, dtype: torch.dtype | None = None, attention: str | None = None) -> Any:
+    """A causal model in evaluation mode on the CPU, from a folder or hub id; ``dtype`` None takes that of the files.
+
+    Raises SettingsError when there is none, or none in safetensors.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(source).expanduser()
+    adapter = folder / ADAPTER_CONFIG
+    name, revision = str(folder) if folder.is_dir() else source, None
+    if adapter.is_file():
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise SettingsError("this adapter has no safetensors", got=source, want=f"{ADAPTER_WEIGHTS} (pickled weights are never opened)", fix="convert it")
+        named = json.loads(adapter.read_text(encoding="utf-8"))
+        name, revision = named["base_model_name_or_path"], named.get("revision")
+    kwargs = {"attn_implementation": attention} if attention else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or "auto", use_safetensors=True, **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(
+            "no model can be loaded here",
+            got=f"{name}: {(str(error).strip().splitlines() or [''])[0]}",
+            want="a run's output, a checkpoint, or a model folder or hub id with safetensors",
+            fix="check the path" + (f": it is the base that {adapter} names" if adapter.is_file() else ""),
+        ) from error
+    if adapter.is_file():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(folder))
+    return model.eval()
+
+
+def read_origin(source: str) -> Mapping[str, Any] | None:
+    """How an export was made; None for a model that is no export of ours."""
+    path = Path(source).expanduser() / ORIGIN
+    if not path.is_file():
+        return None
+    origin: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return origin

@@ -1,0 +1,293 @@
+"""From a run file to a better model: check, prepare, start the workers, follow them, and say what came out.
+
+``from tunefleet.trainers.launch import train; result = train("run.yaml")``
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunefleet.cluster.errors import Refusal, RequestError
+from tunefleet.cluster.metrics import Tail, read_lines
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.chain import Link, chain
+from tunefleet.trainers.console import RunConsole
+from tunefleet.trainers.ledger import Events, ledger
+from tunefleet.trainers.output import Claim, Resume, claim, finished, output_problems
+from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
+from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
+
+if TYPE_CHECKING:
+    from tunefleet.cluster.session import Session
+    from tunefleet.data.prepare import Prepared
+    from tunefleet.trainers.evaluation.policy import Place, Placement
+    from tunefleet.trainers.resume import Differences
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left: its output, its last step, the evaluation of its weights (the content of the file), the export, why it stopped early."""
+
+    output: str
+    step: int
+    evaluation: Mapping[str, Any]
+    exported: str | None
+    stopped: str | None
+
+
+def train(
+    run: RunFile | str | Path,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    resume: Resume = False,
+    overwrite: bool = False,
+    address: str | None = None,
+) -> Result:
+    """Do a run, whole. ``resume`` goes on from the newest complete checkpoint, ``"auto"`` starts anew where there is none.
+
+    Raises RequestError (exit code 2) for everything that is wrong with the request, all of it at once and before a worker starts;
+    WorkerError and others of exit code 1 when the run itself fails.
+    """
+    links = checked(run, overrides, resume=resume, overwrite=overwrite, local=address is None)
+    with ExitStack() as stack:
+        console = stack.enter_context(RunConsole())
+        done = {link.run.output: found for link in links[:-1] if (found := finished(link.run)) is not None}
+        pending = [link for link in links if link.run.output not in done]
+        claims = [stack.enter_context(_claim(link, links, resume, overwrite)) for link in pending]
+        for number, held in enumerate(claims):
+            Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed)
+        _decide(claims[-1:], console, [_reused(output, found) for output, found in done.items()])
+        stages = _run(claims, [link.known for link in pending], address, console)
+        _close(claims, stages)
+        result = result_of(links[-1].run.output)
+        console.outcome(result.output, result.evaluation, result.exported, ledger(read_lines(claims[-1].storage, EVENTS)))
+    return result
+
+
+def checked(run: RunFile | str | Path, overrides: Mapping[str, str] | None, *, resume: Resume, overwrite: bool, local: bool) -> list[Link]:
+    """The runs of the chain, bases first, when nothing is wrong with any of them. Raises the problem, or a Refusal with all of them."""
+    from tunefleet.trainers.check import check_run
+
+    read = read_run(run, overrides)
+    problems = list(read.problems)
+    if read.value is not None:
+        links, found = chain(read.value)
+        problems += found
+        for link in links:
+            problems += check_run(link.run, known=link.known, text=read if link is links[-1] else None, local=local)
+        problems += output_problems(links[-1].run, resume=resume, overwrite=overwrite) if links else []
+    Refusal.raise_if(problems)
+    return links
+
+
+def result_of(output: str) -> Result:
+    """What a finished run left. ``evaluation`` is that of its own weights, and empty where there is none."""
+    from tunefleet.trainers.evaluation.files import read_results
+
+    storage = open_storage(output)
+    said = read_done(storage)
+    named = [r for r in read_results(storage) if r["manifest"] == said["weights"]]
+    return Result(output, said["step"], named[-1] if named else {}, said["exported"], said["stopped"])
+
+
+def _claim(link: Link, links: Sequence[Link], resume: Resume, overwrite: bool) -> Any:
+    """A base run goes on where it stood; --resume and --overwrite speak of the run that was named."""
+    named = link is links[-1]
+    return claim(link.run, resume=resume if named else "auto", overwrite=overwrite and named)
+
+
+def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, console: RunConsole) -> list[Stage]:
+    """Prepare while Ray starts, then train, all under one session."""
+    from tunefleet.cluster.session import connect
+
+    placed = _placements(claims, _machine(claims))
+    console.say("preparing rows and starting Ray" if address is None else f"preparing rows and joining the Ray cluster at {address}")
+    with ExitStack() as stack:
+        preparing = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            lambda: [prepared(held, model, console) for held, model in zip(claims, known, strict=True)]
+        )
+        session = stack.enter_context(connect(address, cpus_needed=_cpus(claims, placed)))
+        if address is not None:
+            placed = _placements(claims, session.resources())
+            Refusal.raise_if(_too_large(claims, placed, session))
+        ready = preparing.result()
+        _decide(claims[-1:], console, session.decisions)
+        for held, where in zip(claims, placed, strict=True):
+            _decide([held], console, _shared(held, claims[-1]) + ([where.said] if held.run.evaluation.placement == "auto" else []))
+        actors = _actors(claims, placed, stack)
+        stages = [stage_of(held, made, where.kind, actors) for held, made, where in zip(claims, ready, placed, strict=True)]
+        for held in claims:
+            stack.enter_context(Tail(held.storage, partial(_show, console, held.run)))
+        console.say(f"starting {claims[-1].run.scaling.num_workers} workers")
+        _train(stages, claims)
+    return stages
+
+
+def _train(stages: Sequence[Stage], claims: Sequence[Claim]) -> None:
+    from tunefleet.cluster.group import run_group
+    from tunefleet.trainers.worker import train_worker
+
+    last = stages[-1].run
+    outputs = [stage.run.output for stage in stages]
+    run_group(
+        train_worker,
+        {"stages": [stage.to_json() for stage in stages]},
+        workers=last.scaling.num_workers,
+        use_gpu=last.scaling.use_gpu,
+        cpus_per_worker=last.scaling.cpus_per_worker,
+        max_failures=last.failures.max_failures,
+        start_timeout_s=last.failures.start_timeout_s,
+        hang_timeout_s=last.failures.hang_timeout_s,
+        name=WORKERS,
+        storage_path=last.output,
+        progress=partial(steps_saved, outputs),
+        on_event=partial(_group_event, claims),
+    )
+
+
+def steps_saved(outputs: Sequence[str]) -> int:
+    """How far the runs of a chain have come: steps of their newest complete checkpoints, summed. It only grows while a chain gets on."""
+    from tunefleet.trainers.manifest import newest_step
+
+    return sum(newest_step(open_storage(output)) for output in outputs)
+
+
+def _group_event(claims: Sequence[Claim], event: str, fields: dict[str, Any]) -> None:
+    """A failure of the group belongs to every run that is not done."""
+    for held in claims:
+        if not held.storage.exists(DONE):
+            Events(held.storage, attempt=fields.get("attempt", 0)).add(event, phase="restarting" if event == "group_failed" else None, **fields)
+
+
+def _show(console: RunConsole, run: RunFile, name: str, record: Mapping[str, Any]) -> None:
+    if record.get("event") == "training_started":
+        console.begin(run.name, record["steps"])
+    console.line(name, record)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run's shards, and the id that fills the padding of their batches."""
+
+    prepared: Prepared
+    pad_id: int
+
+
+def prepared(held: Claim, known: Model, console: RunConsole) -> Ready:
+    """The run's shards, made now unless they are there; its tokenizer is trained first where it wants one.
+
+    ``known`` is the model that can be looked at now. Raises DataError for the rows, SettingsError for a tokenizer that does not fit the model.
+    """
+    from tunefleet.data.prepare import prepare
+    from tunefleet.trainers.models import model_config
+    from tunefleet.trainers.objective import make_objective
+    from tunefleet.trainers.rowtokenizer import make_tokenizer
+    from tunefleet.trainers.vocabulary import load_tokenizer, vocabulary_problems
+
+    run = held.run
+    make_tokenizer(run)
+    decisions: list[str] = []
+    tokenizer = load_tokenizer(run.model, run.data.chat_template, decisions=decisions)
+    Refusal.raise_if(vocabulary_problems(tokenizer, model_config(known)))
+    made = prepare(run.data, make_objective(run.objective, tokenizer.pad_token_id).layout, tokenizer)
+    _decide([held], console, (*decisions, *made.decisions))
+    Events(held.storage).add("prepared", store=made.store, fingerprint=made.fingerprint, created=made.created, counts=made.counts)
+    return Ready(made, tokenizer.pad_token_id)
+
+
+def stage_of(held: Claim, ready: Ready, placement: Place, actors: Sequence[str]) -> Stage:
+    """What the workers get of a run whose shards stand."""
+    from tunefleet.data.store import Store
+
+    run, made = held.run, ready.prepared
+    epoch = math.ceil(Store.open(made.store).split("train").rows / run.training.train_batch_size)
+    steps = run.training.max_steps or math.ceil((run.training.num_train_epochs or 0) * epoch)
+    return Stage(run, made.store, ready.pad_id, steps, held.fence, placement, actors, held.must_resume)
+
+
+def _decide(claims: Sequence[Claim], console: RunConsole, texts: Iterable[str]) -> None:
+    """Say what was chosen for the user, and note it in the events."""
+    for text in texts:
+        console.say(f"note: {text}")
+        for held in claims:
+            Events(held.storage).decisions([text])
+
+
+def _reused(output: str, found: Differences) -> str:
+    """A base that is done is taken as it stands, and what has changed in its file since has no effect."""
+    changed = ", ".join(key for key, _, _ in found.changed)
+    return f"model.name_or_path: the run in {output} is done and taken as it stands" + (f"; changed since, without effect: {changed}" if changed else "")
+
+
+def _shared(held: Claim, last: Claim) -> list[str]:
+    """The runs of a chain share one worker group: that of the run that was named."""
+    mine, used = held.run.scaling, last.run.scaling
+    return [] if mine == used else [f"scaling: {held.run.name} is done by the {used.num_workers} workers of {last.run.name}"]
+
+
+def _machine(claims: Sequence[Claim]) -> dict[str, float]:
+    """Cores and GPUs of this machine; GPUs are counted only where a run asks for any."""
+    from tunefleet.cluster.session import usable_cores
+    from tunefleet.trainers.check import local_gpus
+
+    wanted = any(held.run.scaling.use_gpu or held.run.evaluation.resources.gpu for held in claims)
+    return {"CPU": float(usable_cores()), "GPU": float(local_gpus()) if wanted else 0.0}
+
+
+def _placements(claims: Sequence[Claim], available: Mapping[str, float]) -> list[Placement]:
+    """Where the evaluation of each run takes place."""
+    from tunefleet.trainers.evaluation.policy import place
+
+    return [place(held.run, available) for held in claims]
+
+
+def _examined(claims: Sequence[Claim], placed: Sequence[Placement]) -> Evaluation | None:
+    """The settings of the evaluation actors, which the runs of a chain share: those of the last run that has any."""
+    return next((held.run.evaluation for held, where in reversed(list(zip(claims, placed, strict=True))) if where.kind == "actors"), None)
+
+
+def _cpus(claims: Sequence[Claim], placed: Sequence[Placement]) -> float:
+    """Logical CPUs that workers and actors hold at once."""
+    scaling, actors = claims[-1].run.scaling, _examined(claims, placed)
+    return scaling.num_workers * scaling.cpus_per_worker + (actors.actors * actors.resources.cpu if actors else 0.0)
+
+
+def _too_large(claims: Sequence[Claim], placed: Sequence[Placement], session: Session) -> list[RequestError]:
+    """Why the cluster could never hold workers and actors at once."""
+    from tunefleet.cluster.preflight import resource_problems
+
+    run, actors = claims[-1].run, _examined(claims, placed)
+    return resource_problems(
+        workers=run.scaling.num_workers,
+        cpus_per_worker=run.scaling.cpus_per_worker,
+        use_gpu=run.scaling.use_gpu,
+        actors=actors.actors if actors else 0,
+        actor_cpu=actors.resources.cpu if actors else 0.0,
+        actor_gpu=actors.resources.gpu if actors else 0.0,
+        available=session.resources(),
+        local=False,
+    )
+
+
+def _actors(claims: Sequence[Claim], placed: Sequence[Placement], stack: ExitStack) -> Sequence[str]:
+    """The names of the evaluation actors; they end with the stack."""
+    from tunefleet.trainers.evaluation.actors import create_actors
+
+    wanted = _examined(claims, placed)
+    if wanted is None:
+        return ()
+    actors = create_actors(wanted)
+    stack.callback(actors.close)
+    return actors.names
+
+
+def _close(claims: Sequence[Claim], stages: Sequence[Stage]) -> None:
+    """End the ledger of the run that was named; those of its bases ended when they were done."""
+    Events(claims[-1].storage).add("finished", phase="stopped", steps=stages[-1].steps)

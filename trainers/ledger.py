@@ -1,0 +1,71 @@
+"""The goodput ledger: where a run's wall time went. Its parts sum to the wall time because every moment belongs to exactly one phase.
+
+``events.jsonl`` is a time line: an event with a ``phase`` ends the phase before it. ``training`` is useful; all others are the cost of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunefleet.cluster.storage import Storage
+
+Phase = Literal["starting", "base", "training", "checkpoint", "evaluation", "restarting", "exporting", "finishing", "stopped", "down"]
+
+
+class Events:
+    """Appends to a run's ``events.jsonl``: one JSON object a line, with wall time in seconds since 1970."""
+
+    def __init__(self, storage: Storage, *, attempt: int = 0, writes: bool = True) -> None:
+        self.storage, self.attempt, self.writes = storage, attempt, writes
+
+    def add(self, event: str, *, phase: Phase | None = None, **fields: Any) -> None:
+        """Write one event. Ranks other than the first write nothing."""
+        import json
+
+        if self.writes:
+            line = {"time": time.time(), "event": event, "attempt": self.attempt, **({"phase": phase} if phase else {}), **fields}
+            self.storage.append("events.jsonl", (json.dumps(line) + "\n").encode())
+
+    def on_event(self, event: str, fields: dict[str, Any]) -> None:
+        """The same as a callback for parts that know no phases."""
+        self.add(event, **fields)
+
+    def decisions(self, texts: Iterable[str]) -> None:
+        """What was chosen for the user; the console says each."""
+        for text in texts:
+            self.add("decision", text=text)
+
+    @contextmanager
+    def during(self, event: str, phase: Phase, after: Phase, **fields: Any) -> Iterator[None]:
+        """Book the time of a block to ``phase``; what follows belongs to ``after``."""
+        self.add(f"{event}_started", phase=phase, **fields)
+        yield
+        self.add(f"{event}_ended", phase=after, **fields)
+
+
+def ledger(events: Iterable[Mapping[str, Any]], until: float | None = None) -> dict[str, float]:
+    """Seconds by phase, from the first event to the last (or to ``until``). Time after ``stopped`` belongs to nobody, so a pause costs nothing.
+
+    A driver that was killed could not say so: from its last event to the ``started`` of the next one the run was ``down``.
+    """
+    seconds: dict[str, float] = {}
+    phase, since = "stopped", 0.0
+    last = since
+    for event in events:
+        before, last = last, float(event["time"])
+        if event.get("event") == "started" and phase != "stopped":
+            seconds[phase] = seconds.get(phase, 0.0) + max(0.0, before - since)
+            phase, since = "down", before
+        if "phase" in event:
+            if phase != "stopped":
+                seconds[phase] = seconds.get(phase, 0.0) + max(0.0, last - since)
+            phase, since = str(event["phase"]), last
+    if phase != "stopped":
+        seconds[phase] = seconds.get(phase, 0.0) + max(0.0, (until or last) - since)
+    return seconds

@@ -1,0 +1,1 @@
+"""What is optimised: one objective a file, found by name."""

@@ -1,0 +1,97 @@
+"""Rows to shards: read, check their quality, tokenise, split off the held-out share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tunefleet.tuning.arguments import Option, Verb, whole_number
+from tunefleet.tuning.printing import console, print_json, print_table, remark, results
+
+if TYPE_CHECKING:
+    from tunefleet.trainers.run import RunFile
+
+VERB = Verb(
+    subject="run.yaml",
+    subject_help="the run file",
+    keys=True,
+    options=(
+        Option("--preview", "print N rows as the model will see them, what is learnt in colour or [[brackets]], and write nothing", "N", type=whole_number(1)),
+        Option("--json", "print rows, kept, tokens and the counts of the quality gate as JSON on stdout"),
+    ),
+)
+
+
+def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
+    """Prepare or preview. What was decided for the user is said on stderr."""
+    from tunefleet.trainers.objective import make_objective
+    from tunefleet.trainers.vocabulary import load_tokenizer
+
+    decisions: list[str] = []
+    asked = checked_rows(options.subject, settings)
+    tokenizer = load_tokenizer(asked.model, asked.data.chat_template, decisions=decisions)
+    layout = make_objective(asked.objective, tokenizer.pad_token_id).layout
+    if options.preview:
+        from tunefleet.data.preview import preview
+
+        for shown in preview(asked.data, layout, tokenizer, options.preview, colour=results().isatty()):
+            console().print(shown, markup=False, highlight=False, soft_wrap=True)
+            console().print()
+        return 0
+    from tunefleet.data.prepare import prepare
+
+    with Counter() as counter:
+        prepared = prepare(asked.data, layout, tokenizer, on_progress=counter)
+    for text in (*decisions, *prepared.decisions):
+        remark(f"note: {text}")
+    if options.json:
+        print_json({**prepared.counts, "store": prepared.store, "fingerprint": prepared.fingerprint, "created": prepared.created})
+        return 0
+    print_table(f"{asked.name}: rows", ("count", "number"), [(name.replace("_", " "), f"{value:,}") for name, value in prepared.counts.items()])
+    remark(f"{'made' if prepared.created else 'found, nothing to do'}: {prepared.store}")
+    return 0
+
+
+def checked_rows(path: str, settings: Mapping[str, str]) -> RunFile:
+    """The run with absolute paths, its tokenizer there, when nothing is wrong with its text and its rows' files."""
+    from tunefleet.cluster.errors import Refusal
+    from tunefleet.trainers.chain import chain
+    from tunefleet.trainers.check import ROW_CHECKS, check_run
+    from tunefleet.trainers.rowtokenizer import make_tokenizer
+    from tunefleet.trainers.run import read_run
+
+    text = read_run(path, settings)
+    problems = list(text.problems)
+    links, found = chain(text.value) if text.value is not None and text.sure("model") else ([], [])
+    problems += found
+    for link in links:
+        sure = text if link is links[-1] else None
+        problems += check_run(link.run, known=link.known, text=sure, checks=ROW_CHECKS)
+    Refusal.raise_if(problems)
+    for link in links:
+        make_tokenizer(link.run)
+    return links[-1].run
+
+
+class Counter:
+    """Rows done, on stderr where that is a terminal; silent elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self.task = self.bar.add_task("tokenising rows")
+
+    def __enter__(self) -> Counter:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def __call__(self, done: int, rows: int) -> None:
+        """Show progress."""
+        self.bar.update(self.task, completed=done, total=rows)
