@@ -8,39 +8,68 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunefleet.data.examples import Conversation, Example, Message, Text
+from tunefleet.data.examples import Conversation, Example, Judged, Labelled, Message, Pair, Preference, Text, Triplet, conversations_of, texts_of
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """``opening`` is everything before the first answer: what a held-out share is drawn by, so that chats that begin alike stay together.
 
-    ``context`` is everything before the last answer (0 where nothing is answered): two answers to it contradict each other, and it must not stand on both
-    sides. ``whole`` is all of it. For a document all of it is the opening.
+    ``context`` is everything before the last answer (0 where nothing is answered): it must not stand on both sides. ``claim`` is what can be said in several
+    ways that contradict each other: two rows with one claim and another ``whole`` do (0: nothing can). ``whole`` is all of it. For a document all of it is
+    the opening.
     """
 
     opening: int
     context: int
+    claim: int
     whole: int
 
 
 def keys_of(example: Example) -> Keys:
-    """The three hashes of an example."""
-    if isinstance(example, Text):
-        key = hashed(example.text.encode())
-        return Keys(key, 0, key)
+    """The hashes of an example.
+
+    A prompt claims its answer; a pair of answers claims which is better, a judged answer whether it is good, a text its labels, two texts their score (in
+    whatever order they stand). A query claims nothing: several texts may answer it.
+    """
+    match example:
+        case Conversation():
+            return _conversation_keys(example)
+        case Text(text=text):
+            key = hashed(text.encode())
+            return Keys(key, 0, 0, key)
+        case Preference(chosen=chosen, rejected=rejected, shared=shared):
+            prompt, best, other = _asked(chosen, shared), _hash_turns(chosen, chosen.messages), _hash_turns(rejected, rejected.messages)
+            return Keys(_opening(chosen), prompt, _combined(*sorted((best, other))), _combined(best, other))
+        case Judged(conversation=judged, good=good, shared=shared):
+            answer = _hash_turns(judged, judged.messages)
+            return Keys(_opening(judged), _asked(judged, shared), answer, _combined(answer, int(good)))
+        case Labelled(texts=texts, labels=labels):
+            key = _combined(*(hashed(text.encode()) for text in texts))
+            return Keys(hashed(texts[0].encode()), key, key, _combined(key, *(hashed(label.encode()) for label in sorted(labels))))
+        case Pair(first=first, second=second, score=score):
+            key = _combined(*sorted(hashed(text.encode()) for text in (first, second)))
+            return Keys(hashed(first.encode()), key, key, _combined(key, hashed(repr(score).encode())))
+        case Triplet(query=query):
+            key = hashed(query.encode())
+            return Keys(key, key, 0, _combined(*(hashed(text.encode()) for text in texts_of(example))))
+
+
+def _conversation_keys(example: Conversation) -> Keys:
     places = [i for i, message in enumerate(example.messages) if message.role == "assistant"] or [len(example.messages)]
     answered = places[-1] < len(example.messages)
     opening = _hash_turns(example, example.messages[: places[0]])
     context = opening if len(places) == 1 else _hash_turns(example, example.messages[: places[-1]])
-    return Keys(opening, context if answered else 0, _hash_turns(example, example.messages))
+    known = context if answered else 0
+    return Keys(opening, known, known, _hash_turns(example, example.messages))
 
 
 def words_of(example: Example) -> list[str]:
-    """The words of all turns, for the search of near duplicates."""
-    if isinstance(example, Text):
-        return example.text.split()
-    return [word for message in example.messages for word in message.content.split()]
+    """The words of all turns and texts, for the search of near duplicates. The answers of a pair are words of it, its prompt once."""
+    said = [message.content for conversation in conversations_of(example)[:1] for message in conversation.messages]
+    if isinstance(example, Preference):
+        said += [message.content for message in example.rejected.messages[example.shared :]]
+    return [word for text in (*said, *texts_of(example)) for word in text.split()]
 
 
 def exchanges(conversation: Conversation) -> list[tuple[Sequence[Message], str]]:
@@ -52,6 +81,18 @@ def exchanges(conversation: Conversation) -> list[tuple[Sequence[Message], str]]
 def hashed(data: bytes) -> int:
     """A 64-bit hash that never changes: a row stays on its side of the split for ever."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _opening(conversation: Conversation) -> int:
+    return _conversation_keys(conversation).opening
+
+
+def _asked(conversation: Conversation, shared: int) -> int:
+    return _hash_turns(conversation, conversation.messages[:shared])
+
+
+def _combined(*parts: int) -> int:
+    return hashed(b"".join(part.to_bytes(8, "little") for part in parts))
 
 
 def _hash_turns(conversation: Conversation, messages: Sequence[Message]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import DataError, StorageError
 from tunefleet.cluster.storage import open_storage
-from tunefleet.data.examples import Conversation
+from tunefleet.data.examples import Text
 from tunefleet.data.fingerprint import content_hashes, fingerprint
 from tunefleet.data.keys import hashed
 from tunefleet.data.layout import Encoded, Layout
@@ -91,11 +91,12 @@ def _names(sources: Sequence[Source]) -> list[str]:
 
 
 def _make(folder: Path, mark: str, data: Data, layout: Layout, encoder: Encoder, parts: Sequence[Part], progress: Progress) -> None:
-    readings, tally = [Reading(part) for part in parts], Tally(data.quality)
+    readings, tally = [Reading(part, layout.takes) for part in parts], Tally(data.quality)
     survey = take_survey(readings, near=data.quality.near_duplicates != "off")
     tally.found("invalid", survey.invalid)
     dropped = judge(survey, tally)
     tally.refuse(survey.rows)
+    encoder.know(survey.labels)
     share = data.holdout if isinstance(data.holdout, float) else 0.0
     with Sink(folder, layout, encoder.tokenizer, held=data.holdout not in (0.0, [])) as sink:
         kept = 0
@@ -116,7 +117,7 @@ def _make(folder: Path, mark: str, data: Data, layout: Layout, encoder: Encoder,
     counts |= {"supervised": sum(s.supervised for s in splits.values()), "train": splits["train"].rows}
     counts |= {HOLDOUT: splits[HOLDOUT].rows if HOLDOUT in splits else 0, **tally.counts}
     decisions = [reading.decision for reading in readings if reading.decision] + encoder.decisions + tally.decisions()
-    meta = {"decisions": decisions, "sets": sink.sets, "chat_template": encoder.template_id()}
+    meta = {"decisions": decisions, "sets": sink.sets, "chat_template": encoder.template_id(), "labels": list(encoder.labels)}
     write_index(folder, Index(fingerprint=mark, layout=Columns.of(layout), splits=splits, counts=counts, meta=meta))
 
 
@@ -165,7 +166,7 @@ def _encode(item: Item, layout: Layout, encoder: Encoder, tally: Tally) -> list[
 
 def _draws(item: Item, encoded: Encoded) -> int:
     """What a held-out share is drawn by: the hash of the prompt's text, or of the example itself for raw text. The seed has no part in it."""
-    return item.opening if isinstance(item.example, Conversation) else hashed(encoded.columns["ids"].tobytes())
+    return hashed(encoded.columns["ids"].tobytes()) if isinstance(item.example, Text) else item.opening
 
 
 def _refuse_empty(splits: dict[str, Any], tally: Tally, survey: Survey) -> None:

@@ -81,7 +81,7 @@ def judge(survey: Survey, tally: Tally) -> Bools:
     """
     import numpy as np
 
-    held, opening, context = survey.held(), survey.keys("opening"), survey.keys("context")
+    held, opening, context, claim = survey.held(), survey.keys("opening"), survey.keys("context"), survey.keys("claim")
     side = held.astype(np.int64)
     distinct = _earliest(survey.keys("whole"), side)
     dropped = np.zeros(len(held), bool)
@@ -97,7 +97,7 @@ def judge(survey: Survey, tally: Tally) -> Bools:
     note("exact_duplicates", ~distinct)
     if survey.shingles is not None:
         note("near_duplicates", survey.shingles.near_duplicates(distinct, side))
-    note("contradictions", _later(context, side, distinct & (context != 0)))
+    note("contradictions", _later(claim, side, distinct & (claim != 0)))
     prompt = np.where(context != 0, context, opening)  # of a long chat all before its last answer: many begin with the same greeting
     note("leakage", ~held & ~dropped & np.isin(prompt, prompt[held]))
     return dropped

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tunefleet.data.examples import Conversation, Example
-from tunefleet.data.keys import exchanges
+from tunefleet.data.examples import Example
 from tunefleet.data.layout import Encoded, Layout
 from tunefleet.data.shards import ShardWriter
 from tunefleet.data.survey import Parsed, Part
+from tunefleet.data.wording import wording
 
 HOLDOUT = "holdout"
 HELD_ROWS = "rows-holdout.jsonl"
@@ -57,20 +57,10 @@ class Sink:
         self.writers[HOLDOUT if held else "train"].add(encoded)
         if held and self._rows is not None:
             name = item.part.name if item.part.held else HOLDOUT
-            self._rows.write(json.dumps({"id": self.ids, "source": name, **self._wording(item.example, answer, encoded)}, ensure_ascii=False) + "\n")
+            self._rows.write(json.dumps({"id": self.ids, "source": name, **wording(item.example, answer, encoded, self.tokenizer)}, ensure_ascii=False) + "\n")
             self.ids += 1
             self.sets.setdefault(name, [self.ids - 1, self.ids])[1] = self.ids
 
     def close(self) -> dict[str, Any]:
         """Write what is left; returns the splits of the index."""
         return {split: writer.close() for split, writer in self.writers.items()}
-
-    def _wording(self, example: Example, answer: int, encoded: Encoded) -> dict[str, Any]:
-        """Prompt and answer in words; ``messages`` are the turns before the answer. Where everything is learnt all of it is the answer."""
-        if not isinstance(example, Conversation) or encoded.supervised >= encoded.length - 1:
-            return {"prompt": "", "answer": self.tokenizer.decode(encoded.columns["ids"].tolist(), skip_special_tokens=True)}
-        learnt = exchanges(example)
-        before, said = learnt[answer] if learnt else (example.messages, "")
-        turns = [{"role": m.role, "content": m.content, **(m.extra or {})} for m in before]
-        prompt = before[0].content if len(before) == 1 else "\n".join(f"{m.role}: {m.content}" for m in before)
-        return {"prompt": prompt, "answer": said, "messages": turns, "tools": list(example.tools)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.data.choice import Format, choose_format
-from tunefleet.data.examples import Example
+from tunefleet.data.examples import Example, Kinds, in_words, labels_of
 from tunefleet.data.keys import keys_of, words_of
 from tunefleet.data.near import Shingles
 from tunefleet.data.rows import Row, read_rows
@@ -40,15 +40,18 @@ class Parsed:
 
 
 class Reading:
-    """The rows of a part as examples. The format is chosen at the first good row and kept; ``decision`` says which."""
+    """The rows of a part as examples. The format is chosen at the first good row and kept; ``decision`` says which.
 
-    def __init__(self, part: Part) -> None:
-        self.part = part
+    ``takes``: the kinds of example that can be learnt from; all where it is empty.
+    """
+
+    def __init__(self, part: Part, takes: Kinds = ()) -> None:
+        self.part, self.takes = part, takes
         self.format: Format | None = None
         self.decision = ""
 
     def parsed(self) -> Iterator[Parsed]:
-        """Every row in order, also those that cannot be read. Raises DataError when no format fits the columns."""
+        """Every row in order, also those that cannot be read. Raises DataError when no format fits the columns, or one that nothing can be learnt from."""
         for row in read_rows(self.part.source):
             if row.problem:
                 yield Parsed(row, None, row.problem)
@@ -56,9 +59,21 @@ class Reading:
             if self.format is None:
                 self.format, _, self.decision = choose_format(self.part.source, row)
             try:
-                yield Parsed(row, self.format.read(row.values))
+                parsed = Parsed(row, self.format.read(row.values))
             except DataError as error:
-                yield Parsed(row, None, problem_of(error))
+                parsed = Parsed(row, None, problem_of(error))
+            self._refuse_other(parsed)
+            yield parsed
+
+    def _refuse_other(self, parsed: Parsed) -> None:
+        if parsed.example is None or not self.takes or isinstance(parsed.example, self.takes):
+            return
+        raise DataError(
+            f"{parsed.row.where}: the objective learns nothing from such rows",
+            got=f"{in_words([type(parsed.example)])} ({self.decision or 'as the run file says'})",
+            want=in_words(self.takes),
+            fix="set another objective, or name the format of this source, or rename its columns",
+        )
 
 
 def problem_of(error: DataError) -> str:
@@ -74,7 +89,8 @@ class Survey:
         self.invalid: list[str] = []
         self.rows = 0
         self.shingles = Shingles() if near else None
-        self._keys = {name: array("Q") for name in ("opening", "context", "whole")}
+        self.labels: set[str] = set()
+        self._keys = {name: array("Q") for name in ("opening", "context", "claim", "whole")}
         self._part, self._line, self._file = array("H"), array("Q"), array("I")
         self._files: list[str] = []
 
@@ -87,7 +103,9 @@ class Survey:
         keys = keys_of(parsed.example)
         self._keys["opening"].append(keys.opening)
         self._keys["context"].append(keys.context)
+        self._keys["claim"].append(keys.claim)
         self._keys["whole"].append(keys.whole)
+        self.labels.update(labels_of(parsed.example))
         if not self._files or self._files[-1] != parsed.row.path:
             self._files.append(parsed.row.path)
         self._part.append(place)
@@ -97,7 +115,7 @@ class Survey:
             self.shingles.add(words_of(parsed.example))
 
     def keys(self, name: str) -> npt.NDArray[np.uint64]:
-        """``opening``, ``context`` or ``whole`` of every good row."""
+        """``opening``, ``context``, ``claim`` or ``whole`` of every good row."""
         import numpy as np
 
         return np.frombuffer(self._keys[name], np.uint64)

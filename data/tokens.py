@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import DataError, SettingsError
-from tunefleet.data.examples import Conversation, Example, Message, Text
+from tunefleet.data.examples import Conversation, Example, Labelled, Message, Text, conversations_of, label_order, texts_of
 from tunefleet.data.layout import Encoded
 from tunefleet.data.rendering import Renderer, Rendering
 from tunefleet.data.templates import resolve_template
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Ids = npt.NDArray[np.int32]
+    Bytes = npt.NDArray[np.uint8]
 
 Span = tuple[int, int]
 
@@ -36,6 +37,15 @@ class Coded:
 
     ids: Sequence[int]
     offsets: Sequence[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """A text, or two, between the special tokens that the tokenizer puts around them. ``segments`` is 1 where the second text stands."""
+
+    ids: Ids
+    segments: Bytes
+    truncated: bool
 
 
 class Encoder:
@@ -50,9 +60,12 @@ class Encoder:
             raise SettingsError("data.max_length: nothing is left to predict", got=str(max_length), want="2 tokens or more", fix="raise data.max_length")
         self.tokenizer, self.max_length = tokenizer, max_length
         self.template = resolve_template(tokenizer, template)
+        self.labels: tuple[str, ...] = ()
         self._whole, self._plain = _copies(tokenizer)
+        self._numbers: dict[str, int] = {}
         self._ahead: dict[str, Coded] = {}
         self._documents: dict[str, Sequence[int]] = {}
+        self._texts: dict[tuple[str, ...], Framed] = {}
         self._rendered: dict[int, list[Rendering]] = {}
 
     @cached_property
@@ -74,7 +87,17 @@ class Encoder:
         """A hash of the template's text."""
         return _digest(self.template.text)
 
-    def supervised(self, example: Example) -> Encoded:
+    def know(self, labels: Collection[str]) -> None:
+        """Number the labels of all rows: sorted (whole numbers by value), so that the same labels always get the same numbers."""
+        self.labels = tuple(sorted(labels, key=label_order))
+        self._numbers = {label: number for number, label in enumerate(self.labels)}
+
+    def label(self, label: str) -> int:
+        """The number of a label. It must be known: whoever encodes rows with labels has read them all before."""
+        assert label in self._numbers, f"the label {label} was not among those of the rows"
+        return self._numbers[label]
+
+    def supervised(self, example: Conversation | Text) -> Encoded:
         """One example with the assistant's turns supervised; of a plain text every token. The beginning is kept of one that is too long.
 
         Raises DataError for a conversation that its template cannot write as one text: see ``answers``.
@@ -89,7 +112,7 @@ class Encoder:
             )
         return encoded[0]
 
-    def answers(self, example: Example) -> Iterator[Encoded]:
+    def answers(self, example: Conversation | Text) -> Iterator[Encoded]:
         """Like ``supervised``; where the template rewrites earlier turns, an example for every answer."""
         if isinstance(example, Text):
             ids = self._document(example)
@@ -100,7 +123,7 @@ class Encoder:
             spans = [_tokens_in(coded.offsets, span) for span in rendering.spans]
             yield self._encoded(_array(coded.ids[: self.max_length]), spans, truncated=len(coded.ids) > self.max_length)
 
-    def pieces(self, example: Example) -> Iterator[Encoded]:
+    def pieces(self, example: Conversation | Text) -> Iterator[Encoded]:
         """A document in pieces of at most ``max_length`` tokens, BOS and EOS as the tokenizer puts them around a text.
 
         A piece begins with BOS where the document does, for a model has never read a text without it; else with the last token of the piece before.
@@ -112,6 +135,19 @@ class Encoder:
             if piece.size and ids[0] == self.tokenizer.bos_token_id:
                 piece[0] = ids[0]
             yield self._encoded(piece, [(0, len(piece))], truncated=False)
+
+    def framed(self, *texts: str) -> Framed:
+        """One text, or two as one sequence, with the tokenizer's special tokens around them; the longer of two is cut first where they are too long."""
+        return self._texts.get(texts) or _framed(self._short.encode(*texts))
+
+    @cached_property
+    def _short(self) -> Any:
+        """The engine that cuts texts so that what stands behind them (EOS, a separator) stays."""
+        from tokenizers import Tokenizer
+
+        copy = Tokenizer.from_str(self._whole.to_str())
+        copy.enable_truncation(self.max_length)
+        return copy
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
         """Token ids to generate an answer from."""
@@ -128,18 +164,21 @@ class Encoder:
 
         An example that cannot be rendered is left to its own call, which raises.
         """
-        self._ahead, self._documents, self._rendered = {}, {}, {}
-        for example in examples:
-            if isinstance(example, Conversation):
-                try:
-                    self._rendered[id(example)] = self.renderer.answers(example)
-                except DataError:
-                    continue
+        self._ahead, self._documents, self._texts, self._rendered = {}, {}, {}, {}
+        for conversation in (conversation for example in examples for conversation in conversations_of(example)):
+            try:
+                self._rendered[id(conversation)] = self.renderer.answers(conversation)
+            except DataError:
+                continue
         texts = list({rendering.text for renderings in self._rendered.values() for rendering in renderings})
         coded = self._plain.encode_batch(texts)
         self._ahead = {text: Coded(c.ids, c.offsets) for text, c in zip(texts, coded, strict=True)}
         documents = [example.text for example in examples if isinstance(example, Text)]
         self._documents = {text: c.ids for text, c in zip(documents, self._whole.encode_batch_fast(documents), strict=True)}
+        framed = list({texts for example in examples for texts in _framings(example)})
+        if framed:
+            made = self._short.encode_batch([texts if len(texts) > 1 else texts[0] for texts in framed])
+            self._texts = {texts: _framed(c) for texts, c in zip(framed, made, strict=True)}
 
     def _renderings(self, conversation: Conversation) -> list[Rendering]:
         return self._rendered.pop(id(conversation), None) or self.renderer.answers(conversation)
@@ -152,7 +191,7 @@ class Encoder:
         coded = self._plain.encode(text)
         return Coded(coded.ids, coded.offsets)
 
-    def _document(self, example: Example) -> Ids:
+    def _document(self, example: Conversation | Text) -> Ids:
         """All tokens of a document, or of a conversation as its template writes it, BOS never twice."""
         if isinstance(example, Conversation):
             return _array(self._code(self.renderer.text(example.messages, example.tools)).ids)
@@ -168,6 +207,20 @@ class Encoder:
             mask[start:end] = 1
         mask[:1] = 0
         return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), truncated)
+
+
+def _framings(example: Example) -> Iterator[tuple[str, ...]]:
+    """What ``framed`` will be asked for."""
+    if isinstance(example, Labelled):
+        yield example.texts
+    elif not isinstance(example, Text):
+        yield from ((text,) for text in texts_of(example))
+
+
+def _framed(coded: Any) -> Framed:
+    import numpy as np
+
+    return Framed(_array(coded.ids), np.asarray(coded.type_ids, np.uint8), bool(coded.overflowing))
 
 
 def _tokens_in(offsets: Sequence[Span], span: Span) -> Span:

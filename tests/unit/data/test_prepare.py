@@ -16,7 +16,7 @@ from tiny_tokenizers import tiny_tokenizer
 from tunefleet.cluster.errors import DataError, Refusal, SettingsError, StorageError
 from tunefleet.data import rows as rows_module
 from tunefleet.data.examples import Conversation, Message
-from tunefleet.data.layout import ANSWERS, TEXT, Column, Encoded, Layout
+from tunefleet.data.layout import ANSWERS, TEXT, Column, Encoded, Layout, sequences
 from tunefleet.data.prepare import prepare
 from tunefleet.data.preview import preview, runs
 from tunefleet.data.settings import Data
@@ -280,7 +280,7 @@ def test_stretches_of_a_preview_join_to_the_whole_text(tokenizer):
     for kind in ("bytes", "llama"):
         used = tiny_tokenizer(kind)
         encoded = Encoder(used, None, 200).supervised(Conversation((Message("user", "日本 👍🏽?"), Message("assistant", "é, yes"))))
-        assert "".join(text for _, text in runs(encoded, used)) == used.decode(encoded.columns["ids"].tolist())
+        assert "".join(text for _, text in runs(next(sequences(encoded.columns)), used)) == used.decode(encoded.columns["ids"].tolist())
 
 
 def test_a_template_path_that_is_none_is_refused_before_rows_are_read(data, tokenizer):
