@@ -15,7 +15,7 @@ from tunefleet.data.settings import Data
 from tunefleet.data.survey import Part
 from tunefleet.data.tokens import Encoder
 
-VERSION = 1  # rises whenever the same rows would become other shards
+VERSION = 2  # rises whenever the same rows would become other shards
 HASHES = "hashes.json"
 
 

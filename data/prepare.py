@@ -75,13 +75,13 @@ def prepare(data: Data, layout: Layout, tokenizer: Any, *, on_progress: Progress
 def parts_of(data: Data) -> list[Part]:
     """The sources of a data section with their files, training ones first. Raises DataError for files that are missing."""
     held = data.holdout if isinstance(data.holdout, list) else []
-    names = _names(held)
-    training = [Part(source, "train", False, tuple(source_files(source.path))) for source in data.train]
-    return training + [Part(source, name, True, tuple(source_files(source.path))) for source, name in zip(held, names, strict=True)]
+    sides = [(source, name, False) for source, name in zip(data.train, _names(data.train), strict=True)]
+    sides += [(source, name, True) for source, name in zip(held, _names(held), strict=True)]
+    return [Part(source, name, is_held, tuple(source_files(source.path))) for source, name, is_held in sides]
 
 
 def _names(sources: Sequence[Source]) -> list[str]:
-    """A name for every held-out source: its file's, numbered where several are called alike."""
+    """A name for every source of a side: its file's, numbered where several are called alike."""
     names: list[str] = []
     for source in sources:
         stem = PurePosixPath(source.path.rstrip("/")).name.partition(".")[0] or HOLDOUT
@@ -98,7 +98,7 @@ def _make(folder: Path, mark: str, data: Data, layout: Layout, encoder: Encoder,
     tally.refuse(survey.rows)
     encoder.know(survey.labels)
     share = data.holdout if isinstance(data.holdout, float) else 0.0
-    with Sink(folder, layout, encoder.tokenizer, held=data.holdout not in (0.0, [])) as sink:
+    with Sink(folder, layout, encoder.tokenizer, [reading.part for reading in readings], held=data.holdout not in (0.0, [])) as sink:
         kept = 0
         for count, batch in enumerate(_batches(_staying(readings, survey, dropped)), start=1):
             encoder.read_ahead([item.example for item in batch])

@@ -4,14 +4,16 @@
     train-00000.arrow, ...       one row an example (or group), one column an entry of the layout
     lengths-train.arrow          the length of every row, in tokens: dividing a step over ranks opens no shard
 
-Which example stands where is decided when a shard is written, and nowhere else: a row's id is its position in its split.
+Which example stands where is decided when a shard is written, and nowhere else: a row's id is its position in its split. The sources of a split stand
+one behind the other and no shard holds rows of two of them, so that each can be read in its own measure.
 """
 
 from __future__ import annotations
 
 from array import array
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -42,12 +44,30 @@ class Shard(File):
     tokens: NonNegativeInt = Field(description="sum of the rows' lengths")
 
 
+class SourceIndex(Settings):
+    """What a source gave to a split: a run of its shards, and so of its ids. One that gave nothing is listed too."""
+
+    name: str = Field(description="name of the source, once in a split")
+    rows: NonNegativeInt = Field(description="its rows")
+    tokens: NonNegativeInt = Field(description="its tokens")
+    shards: NonNegativeInt = Field(description="how many of the split's shards are its own")
+
+
+class SourceRows(NamedTuple):
+    """Where the rows of a source stand in a split."""
+
+    name: str
+    ids: range
+    shards: range
+
+
 class SplitIndex(Settings):
     """One split: training rows, held-out rows."""
 
     rows: NonNegativeInt = Field(description="rows over all shards")
     tokens: NonNegativeInt = Field(description="tokens over all shards")
     supervised: NonNegativeInt = Field(description="tokens that carry loss")
+    sources: tuple[SourceIndex, ...] = Field(description="in the order of the run file; their rows and shards stand one behind the other")
     shards: tuple[Shard, ...] = Field(description="in the order of the rows' ids")
     lengths: File = Field(description="tokens of every row, int32")
 
@@ -55,7 +75,21 @@ class SplitIndex(Settings):
     def _adds_up(self) -> SplitIndex:
         if (self.rows, self.tokens) != (sum(s.rows for s in self.shards), sum(s.tokens for s in self.shards)):
             raise ValueError("rows and tokens are not those of the shards")
+        if sum(s.shards for s in self.sources) != len(self.shards) or len({s.name for s in self.sources}) != len(self.sources):
+            raise ValueError("the sources do not share out the shards")
+        for source, place in zip(self.sources, self.places(), strict=True):
+            own = self.shards[place.shards.start : place.shards.stop]
+            if (source.rows, source.tokens) != (sum(s.rows for s in own), sum(s.tokens for s in own)):
+                raise ValueError(f"rows and tokens of {source.name} are not those of its shards")
         return self
+
+    def places(self) -> list[SourceRows]:
+        """The ids and the shards of every source, in order."""
+        row_ends, shard_ends = (list(accumulate(counts)) for counts in ([s.rows for s in self.sources], [s.shards for s in self.sources]))
+        return [
+            SourceRows(s.name, range(row_end - s.rows, row_end), range(shard_end - s.shards, shard_end))
+            for s, row_end, shard_end in zip(self.sources, row_ends, shard_ends, strict=True)
+        ]
 
 
 class Columns(Settings):
@@ -74,7 +108,7 @@ class Columns(Settings):
 class Index(Settings):
     """What stands in index.json."""
 
-    version: Literal[1] = Field(default=1, description="version of this format")
+    version: Literal[2] = Field(default=2, description="version of this format")
     fingerprint: str = Field(description="of (rows, tokenizer, chat template, max_length, layout, policies)")
     layout: Columns = Field(description="columns of every shard")
     window: PositiveInt = Field(default=WINDOW, description="shards that are shuffled together")
@@ -97,8 +131,14 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, layout: Layout, shard_bytes: int = SHARD_BYTES) -> None:
         self.storage, self.split, self.layout, self.shard_bytes = open_storage(folder), split, layout, shard_bytes
         self._shards: list[Shard] = []
+        self._sources: list[tuple[str, int]] = []  # name, number of its first shard
         self._lengths, self._supervised = array("i"), 0
         self._begin()
+
+    def source(self, name: str) -> None:
+        """Begin a source: the rows that follow stand in shards of their own. Without one all rows are of a source that is called like the split."""
+        self._flush()
+        self._sources.append((name, len(self._shards)))
 
     def add(self, encoded: Encoded) -> None:
         """Append a row; its id is the number of rows before it. Raises DataError when it is not what the layout promised."""
@@ -120,9 +160,17 @@ class ShardWriter:
             rows=len(self._lengths),
             tokens=sum(self._lengths),
             supervised=self._supervised,
+            sources=self._shares(),
             shards=tuple(self._shards),
             lengths=File(name=stored.name, bytes=stored.bytes, sha256=stored.sha256),
         )
+
+    def _shares(self) -> tuple[SourceIndex, ...]:
+        """What every source gave."""
+        sources = self._sources or [(self.split, 0)]
+        ends = [*(first for _, first in sources[1:]), len(self._shards)]
+        owned = [(name, self._shards[first:end]) for (name, first), end in zip(sources, ends, strict=True)]
+        return tuple(SourceIndex(name=name, rows=sum(s.rows for s in own), tokens=sum(s.tokens for s in own), shards=len(own)) for name, own in owned)
 
     def _append(self, column: Column, found: Any) -> None:
         import numpy as np

@@ -65,6 +65,7 @@ class Split:
         self.storage, self.fingerprint, self.window, self.columns = storage, index.fingerprint, index.window, index.layout.columns
         self.rows, self.tokens, self.supervised = split.rows, split.tokens, split.supervised
         self.shard_rows = [shard.rows for shard in split.shards]
+        self.sources = split.places()
         self._index = split
         self._ends = list(accumulate(self.shard_rows))
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
@@ -121,4 +122,4 @@ def _read_index(storage: Storage) -> Index:
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         place = ".".join(map(str, wrong["loc"])) or INDEX
-        raise StorageError(f"{storage.address}: its {INDEX} cannot be read", got=f"{place}: {wrong['msg']}", want="an index of version 1", fix=fix) from error
+        raise StorageError(f"{storage.address}: its {INDEX} cannot be read", got=f"{place}: {wrong['msg']}", want="an index of version 2", fix=fix) from error

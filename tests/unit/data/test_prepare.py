@@ -132,6 +132,16 @@ def test_held_out_sources_are_sets_by_name_with_their_words_beside(data, tokeniz
         assert word["answer"] in tokenizer.decode(store.split("holdout").record(word["id"]).columns["ids"].tolist())
 
 
+def test_every_split_lists_its_sources_in_the_order_of_the_run_file(data, tokenizer, tmp_path):
+    trained = [write_pairs(tmp_path / "b.jsonl", many(0, 40)), write_pairs(tmp_path / "a.jsonl", many(40, 41)), write_pairs(tmp_path / "c.jsonl", many(41, 90))]
+    shared = Store.open(prepare(data(trained), ANSWERS, tokenizer).store)
+    assert [[s.name for s in shared.split(side).sources] for side in ("train", "holdout")] == [["b", "a", "c"]] * 2
+    assert sum(len(s.ids) for side in ("train", "holdout") for s in shared.split(side).sources if s.name == "a") == 1
+    held = Store.open(prepare(data(trained, holdout=[write_pairs(tmp_path / "h.jsonl", many(100, 103))]), ANSWERS, tokenizer).store)
+    assert [(s.name, len(s.ids)) for s in held.split("train").sources] == [("b", 40), ("a", 1), ("c", 49)]
+    assert [(s.name, len(s.ids)) for s in held.split("holdout").sources] == [("h", 3)]
+
+
 def test_raw_text_is_cut_and_its_pieces_are_drawn_one_by_one(data, tokenizer, tmp_path):
     text = " ".join(f"The fox jumps {i} times." for i in range(300))
     (tmp_path / "a.txt").write_text(text)

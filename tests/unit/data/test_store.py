@@ -75,6 +75,36 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert shards[0] == shards[1]
 
 
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=6), shard_bytes=st.integers(1, 300))
+def test_sources_stand_one_behind_the_other_and_share_no_shard(tmp_path_factory, counts, shard_bytes):
+    folder = tmp_path_factory.mktemp("store")
+    writer = ShardWriter(folder, "train", ANSWERS, shard_bytes=shard_bytes)
+    for number, count in enumerate(counts):
+        writer.source(f"source-{number}")
+        for row in range(count):
+            writer.add(encoded(row, 3 + number))
+    index = writer.close()
+    write_index(folder, Index(fingerprint="f", layout=Columns.of(ANSWERS), splits={"train": index}))
+    split = Store.open(folder).split("train")
+    assert [(s.name, len(s.ids)) for s in split.sources] == [(f"source-{number}", count) for number, count in enumerate(counts)]
+    assert [i for s in split.sources for i in s.ids] == list(range(sum(counts)))
+    assert [n for s in split.sources for n in s.shards] == list(range(len(index.shards)))
+    for number, source in enumerate(split.sources):
+        assert set(split.lengths[list(source.ids)].tolist()) <= {3 + number}
+        assert sum(split.shard_rows[n] for n in source.shards) == len(source.ids)
+
+
+@pytest.mark.parametrize("change", [{"rows": 3}, {"shards": 2}, {"tokens": 1}])
+def test_sources_that_do_not_add_up_are_refused(tmp_path, change):
+    make_store(tmp_path, [5, 6])
+    index = index_of(tmp_path)
+    index["splits"]["train"]["sources"][0].update(change)
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(StorageError, match="cannot be read"):
+        Store.open(tmp_path)
+
+
 def test_an_empty_split_can_be_written_and_read(tmp_path):
     split = make_store(tmp_path, []).split("train")
     assert (split.rows, split.lengths.tolist(), split.shard_rows) == (0, [], [])
@@ -105,8 +135,8 @@ def test_a_folder_without_an_index_is_no_store(tmp_path):
 def test_an_index_of_another_version_and_one_that_does_not_add_up_are_refused(tmp_path):
     make_store(tmp_path, [5, 6])
     index = index_of(tmp_path)
-    (tmp_path / INDEX).write_text(json.dumps({**index, "version": 2}))
-    with pytest.raises(StorageError, match="version 1"):
+    (tmp_path / INDEX).write_text(json.dumps({**index, "version": 1}))
+    with pytest.raises(StorageError, match="version 2"):
         Store.open(tmp_path)
     index["splits"]["train"]["rows"] = 3
     (tmp_path / INDEX).write_text(json.dumps(index))
