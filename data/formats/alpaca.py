@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from tunefleet.cluster.errors import DataError
 from tunefleet.cluster.settings import Settings
 from tunefleet.data.examples import Conversation, Message
-from tunefleet.data.turns import text_of
+from tunefleet.data.turns import system_of, text_of
 
 
 class Alpaca:
@@ -34,8 +34,7 @@ class Alpaca:
         prompt = "\n\n".join(part for part in (instruction, given) if part)
         if not prompt:
             raise DataError("instruction and input are both empty", want="a prompt in instruction")
-        system = text_of(values.get("system"), "system")
-        turns = [Message("system", system)] if system else []
+        turns = [*system_of(values.get("system"))]
         for pair in values.get("history") or []:
             if not isinstance(pair, list | tuple) or len(pair) != 2:
                 raise DataError("history is no list of pairs", got=repr(pair)[:80], want="[[prompt, answer], ...]")

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.cluster.settings import Settings
-from tunefleet.data.examples import Conversation, Message
-from tunefleet.data.turns import text_of, tools_of, turn
+from tunefleet.data.examples import Conversation
+from tunefleet.data.turns import answer_of, asked_of, system_of, tools_of
 
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"), ("input", "output"))
 
@@ -21,29 +21,23 @@ class PromptCompletion:
 
         kind: Literal["prompt_completion"] = "prompt_completion"
 
-    columns: ClassVar[str] = "prompt, completion or question, answer or input, output (and system)"
+    columns: ClassVar[str] = "prompt, completion or question, answer or input, output (and system, tools)"
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def recognises(self, columns: frozenset[str]) -> bool:
-        """Exactly one of the pairs, and nothing that makes it alpaca or a judged completion."""
-        return len(_pairs(columns)) == 1 and not columns & {"instruction", "chosen", "rejected"} and not {"completion", "label"} <= columns
+        """Exactly one of the pairs, and nothing that makes it alpaca, a preference or a judged completion."""
+        return len(_pairs(columns)) == 1 and not columns & {"instruction", "chosen", "rejected", "label"}
 
     def read(self, values: Mapping[str, Any]) -> Conversation:
         """A conversation of two turns, or of the turns given."""
         pairs = _pairs(frozenset(values))
         if len(pairs) != 1:
             raise DataError("not exactly one pair of prompt and answer", got=", ".join(sorted(values)), want=" or ".join("/".join(p) for p in PAIRS))
-        prompt, answer = (values[name] for name in pairs[0])
-        if isinstance(prompt, list) and isinstance(answer, list):
-            given = (turn(value, i) for i, value in enumerate(prompt))
-            asked = tuple(Message(t.role, t.content, t.extra, learnt=False) for t in given)
-            return Conversation((*asked, *(turn(value, len(prompt) + i) for i, value in enumerate(answer))), tools_of(values.get("tools")))
-        system = text_of(values.get("system"), "system")
-        first = (Message("system", system),) if system else ()
-        asked = (*first, Message("user", text_of(prompt, pairs[0][0], empty=False)))
-        return Conversation((*asked, Message("assistant", text_of(answer, pairs[0][1], empty=False))))
+        prompt, answer = pairs[0]
+        asked = system_of(values.get("system")) + asked_of(values[prompt], prompt)
+        return Conversation((*asked, *answer_of(values[answer], answer, len(asked))), tools_of(values.get("tools")))
 
 
 def _pairs(columns: frozenset[str]) -> list[tuple[str, str]]:

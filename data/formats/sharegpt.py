@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from tunefleet.cluster.errors import DataError
 from tunefleet.cluster.settings import Settings
-from tunefleet.data.examples import Conversation, Message
-from tunefleet.data.turns import text_of, tools_of, turn
+from tunefleet.data.examples import Conversation
+from tunefleet.data.turns import system_of, tools_of, turns_of
 
 
 class Sharegpt:
@@ -25,14 +24,10 @@ class Sharegpt:
         self.config = config
 
     def recognises(self, columns: frozenset[str]) -> bool:
-        """A column conversations, and no pair of preferences."""
-        return "conversations" in columns and not columns & {"chosen", "rejected"}
+        """A column conversations, and nothing that judges it."""
+        return "conversations" in columns and not columns & {"chosen", "rejected", "label"}
 
     def read(self, values: Mapping[str, Any]) -> Conversation:
         """The system text first where there is one, then all turns; calls of tools become the template's ``tool_calls``."""
-        turns = values.get("conversations")
-        if not isinstance(turns, list) or not turns:
-            raise DataError("conversations is no list of turns", got=repr(turns)[:80], want="[{from, value}, ...]")
-        system = text_of(values.get("system"), "system")
-        first = (Message("system", system),) if system else ()
-        return Conversation((*first, *(turn(value, i) for i, value in enumerate(turns))), tools_of(values.get("tools")))
+        turns = turns_of(values.get("conversations"), "conversations")
+        return Conversation(system_of(values.get("system")) + turns, tools_of(values.get("tools")))

@@ -25,7 +25,7 @@ class Documents:
 
     def recognises(self, columns: frozenset[str]) -> bool:
         """A column text that no label judges."""
-        return "text" in columns and "label" not in columns
+        return "text" in columns and not columns & {"label", "labels"}
 
     def read(self, values: Mapping[str, Any]) -> Text:
         """The text as it stands."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tunefleet.cluster.errors import DataError, SettingsError
 from tunefleet.cluster.plugins import kinds
 from tunefleet.data.choice import FORMATS, choose_format, make_format
-from tunefleet.data.examples import Conversation, Message, Text
+from tunefleet.data.examples import Conversation, Judged, Labelled, Message, Pair, Preference, Text, Triplet
 from tunefleet.data.rows import Row, read_rows
 from tunefleet.data.settings import Source
 
@@ -21,6 +23,21 @@ def needed(kind: str) -> list[frozenset[str]]:
 
 def pair(prompt: str, answer: str, *before: Message) -> Conversation:
     return Conversation((*before, Message("user", prompt), Message("assistant", answer)))
+
+
+def said(*contents: str, system: str = "") -> tuple[Message, ...]:
+    """Turns of a prompt: none of them is learnt."""
+    turns = [Message("assistant" if i % 2 else "user", content, None, learnt=False) for i, content in enumerate(contents)]
+    return (*([Message("system", system, None, learnt=False)] if system else []), *turns)
+
+
+def preferred(chosen: str, rejected: str, *prompt: Message) -> Preference:
+    one, other = (Conversation((*prompt, Message("assistant", answer))) for answer in (chosen, rejected))
+    return Preference(one, other, len(prompt))
+
+
+def turn(content: str, role: str | int = "user") -> dict[str, str]:
+    return {"role": "assistant" if role == 1 else str(role), "content": content}
 
 
 @pytest.mark.parametrize("kind", kinds(FORMATS))
@@ -37,10 +54,40 @@ def test_a_row_without_the_columns_is_an_error_and_never_an_example(kind):
 
 
 @pytest.mark.parametrize(
-    "columns", [{"prompt", "chosen", "rejected"}, {"conversations", "chosen", "rejected"}, {"prompt", "completion", "label"}, {"text", "label"}]
+    ("columns", "kind"),
+    [
+        ("prompt chosen rejected", "preference"),
+        ("conversations chosen rejected", "preference"),
+        ("messages chosen rejected tools", "preference"),
+        ("chosen rejected", "preference"),
+        ("prompt completion label", "completion_label"),
+        ("messages label", "completion_label"),
+        ("text label", "text_label"),
+        ("sentence label idx", "text_label"),
+        ("premise hypothesis label", "text_label"),
+        ("sentence1 sentence2 score", "scored_pair"),
+        ("query positive negative_1 negative_2", "triplet"),
+    ],
 )
-def test_preferences_and_labels_are_not_taken_for_something_to_imitate(columns):
-    assert not [kind for kind in kinds(FORMATS) if make_format(kind).recognises(frozenset(columns))]
+def test_what_is_judged_is_not_taken_for_something_to_imitate(columns, kind):
+    assert [found for found in kinds(FORMATS) if make_format(found).recognises(frozenset(columns.split()))] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("columns", "fitting"),
+    [
+        ("sentence1 sentence2 score label", "scored_pair, text_label"),
+        ("text label prompt chosen rejected query positive", "preference, triplet"),
+        ("question answer text", "prompt_completion, text"),
+        ("messages text", "messages, text"),
+    ],
+)
+def test_columns_that_fit_several_formats_list_them_and_how_to_name_one(columns, fitting):
+    with pytest.raises(DataError) as caught:
+        choose_format(Source(path="rows.jsonl"), row(**dict.fromkeys(columns.split(), "")))
+    assert caught.value.what == "rows.jsonl:1: the columns fit 2 formats"
+    assert all(f"{kind}: {make_format(kind).columns}" in caught.value.want for kind in fitting.split(", "))
+    assert caught.value.fix == f"set format of this source to one of {fitting}"
 
 
 READINGS = [
@@ -55,6 +102,43 @@ READINGS = [
     ("sharegpt", {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, pair("a", "b")),
     ("sharegpt", {"system": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, pair("a", "b", Message("system", "s"))),
     ("text", {"text": " as it stands\n"}, Text(" as it stands\n")),
+    ("preference", {"prompt": "a", "chosen": "b", "rejected": "c"}, preferred("b", "c", *said("a"))),
+    (
+        "preference",
+        {"prompt": "a", "system": "s", "chosen": {"role": "assistant", "content": "b"}, "rejected": "c"},
+        preferred("b", "c", *said("a", system="s")),
+    ),
+    (
+        "preference",
+        {"conversations": [turn("a"), turn("b", 1), turn("c")], "chosen": turn("d", "assistant"), "rejected": "e"},
+        preferred("d", "e", *said("a", "b", "c")),
+    ),
+    ("preference", {"prompt": "a", "chosen": [turn("a"), turn("b", 1)], "rejected": [turn("a"), turn("c", 1)]}, preferred("b", "c", *said("a"))),
+    ("preference", {"chosen": [turn("a"), turn("b", 1)], "rejected": [turn("a"), turn("c", 1)]}, preferred("b", "c", *said("a"))),
+    ("preference", {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}, preferred("b", "c", *said("a"))),
+    (
+        "preference",
+        {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: bd", "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: be"},
+        preferred("bd", "be", *said("a", "b", "c")),
+    ),
+    ("preference", {"chosen": "Name a fruit.\nan apple", "rejected": "Name a fruit.\nan ant"}, preferred("an apple", "an ant", *said("Name a fruit."))),
+    ("preference", {"chosen": "Name a fruit: an apple", "rejected": "Name a fruit: an ant"}, preferred("apple", "ant", *said("Name a fruit: an"))),
+    ("completion_label", {"prompt": "a", "completion": "b", "label": True}, Judged(Conversation((*said("a"), Message("assistant", "b"))), True, 1)),
+    ("completion_label", {"question": "a", "answer": "b", "label": "0"}, Judged(Conversation((*said("a"), Message("assistant", "b"))), False, 1)),
+    ("completion_label", {"messages": [turn("a"), turn("b", 1)], "label": 1.0}, Judged(Conversation((*said("a"), Message("assistant", "b"))), True, 1)),
+    ("text_label", {"text": "a", "label": "good"}, Labelled(("a",), ("good",))),
+    ("text_label", {"sentence": "a", "label": 3}, Labelled(("a",), ("3",))),
+    ("text_label", {"text": "a", "label": 1.0}, Labelled(("a",), ("1",))),
+    ("text_label", {"text": "a", "label": False}, Labelled(("a",), ("false",))),
+    ("text_label", {"text": "a", "labels": ["x", "y", "x"]}, Labelled(("a",), ("x", "y"), several=True)),
+    ("text_label", {"text": "a", "labels": []}, Labelled(("a",), (), several=True)),
+    ("text_label", {"premise": "a", "hypothesis": "b", "label": "neutral"}, Labelled(("a", "b"), ("neutral",))),
+    ("scored_pair", {"sentence1": "a", "sentence2": "b", "score": "4.75"}, Pair("a", "b", 4.75)),
+    ("scored_pair", {"text1": "a", "text2": "b", "score": 1}, Pair("a", "b", 1.0)),
+    ("triplet", {"query": "a", "positive": "b"}, Triplet("a", "b")),
+    ("triplet", {"anchor": "a", "positive": "b", "negative": "c"}, Triplet("a", "b", ("c",))),
+    ("triplet", {"query": "a", "positive": "b", "negatives": ["c", "d"]}, Triplet("a", "b", ("c", "d"))),
+    ("triplet", {"query": "a", "positive": "b", "negative_10": "e", "negative_2": "d", "negative_1": None}, Triplet("a", "b", ("d", "e"))),
 ]
 
 
@@ -78,6 +162,36 @@ def test_what_a_template_may_read_is_kept_and_nulls_of_parquet_are_not():
     turns = [{"role": "user", "content": "a", "name": None}, {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": None}]
     read = make_format("messages").read({"messages": turns, "tools": None})
     assert read.messages == (Message("user", "a"), Message("assistant", "", {"tool_calls": [CALL]}))
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Paris"}, '{"city": "Paris"}'])
+@pytest.mark.parametrize("spelling", ["calls", "text", "bare", "one"])
+def test_calls_of_tools_are_the_same_however_they_are_spelt(arguments, spelling):
+    function = {"name": "weather", "arguments": arguments}
+    spelt = {
+        "calls": {"tool_calls": [{"type": "function", "function": function}]},
+        "text": {"tool_calls": json.dumps([{"type": "function", "function": function}])},
+        "bare": {"tool_calls": [function]},
+        "one": {"function_call": function},
+    }[spelling]
+    read = make_format("messages").read({"messages": [turn("Weather?"), {"role": "assistant", "content": None, **spelt}]})
+    assert read.messages[1] == Message("assistant", "", {"tool_calls": [CALL]})
+
+
+def test_a_call_keeps_its_id_and_the_answer_of_the_tool_names_it():
+    calls = [{"id": "call_1", **CALL}]
+    turns = [turn("Weather?"), {"role": "assistant", "content": None, "tool_calls": calls}, {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}]
+    read = make_format("messages").read({"messages": turns})
+    assert read.messages[1].extra == {"tool_calls": calls}
+    assert read.messages[2] == Message("tool", "sunny", {"tool_call_id": "call_1"})
+
+
+@pytest.mark.parametrize("shape", ["list", "text", "texts"])
+def test_tools_are_the_same_as_a_list_and_as_json_text(shape):
+    tools = [{"name": "weather", "parameters": {}}, {"type": "function", "function": {"name": "time"}}]
+    given = {"list": tools, "text": json.dumps(tools), "texts": [json.dumps(tool) for tool in tools]}[shape]
+    read = make_format("messages").read({"messages": [turn("a"), turn("b", 1)], "tools": given})
+    assert [tool["function"]["name"] for tool in read.tools] == ["weather", "time"]
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
@@ -107,6 +221,28 @@ def test_of_lists_of_turns_only_the_completion_is_learnt():
         ("alpaca", {"instruction": "a", "output": None}, "no text"),
         ("prompt_completion", {"prompt": "a", "completion": "b", "question": "c", "answer": "d"}, "not exactly one pair"),
         ("text", {"text": None}, "no text"),
+        (
+            "messages",
+            {"messages": [turn("a"), {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            "not JSON",
+        ),
+        ("messages", {"messages": [turn("a"), {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]}, "no object"),
+        ("messages", {"messages": [turn("a"), {"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}]}, "no call of a tool"),
+        ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
+        ("preference", {"prompt": "a", "chosen": "b", "rejected": None}, "rejected is missing"),
+        ("preference", {"chosen": "abc", "rejected": "xyz"}, "no prompt"),
+        ("preference", {"chosen": [turn("a"), turn("b", 1)], "rejected": [turn("x"), turn("c", 1)]}, "part from the other"),
+        ("preference", {"prompt": "z", "chosen": [turn("a"), turn("b", 1)], "rejected": [turn("a"), turn("c", 1)]}, "not the one that the answers repeat"),
+        ("completion_label", {"prompt": "a", "completion": "b", "label": 0.5}, "good or bad"),
+        ("completion_label", {"messages": [turn("a")], "label": True}, "not the assistant's"),
+        ("text_label", {"text": "a", "label": None}, "no label"),
+        ("text_label", {"text": "a", "label": 0.5}, "no label"),
+        ("text_label", {"text": " ", "label": "x"}, "empty"),
+        ("scored_pair", {"sentence1": "a", "sentence2": "b", "score": "high"}, "no number"),
+        ("scored_pair", {"sentence1": "a", "sentence2": "b", "score": float("nan")}, "no number"),
+        ("scored_pair", {"sentence1": "a", "sentence2": "", "score": 1}, "empty"),
+        ("triplet", {"query": "a", "positive": "b", "negative": "b"}, "also a negative"),
+        ("triplet", {"query": "", "positive": "b"}, "empty"),
     ],
 )
 def test_a_row_that_cannot_be_read_says_why(kind, values, words):
