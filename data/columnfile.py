@@ -51,33 +51,37 @@ def to_bytes(columns: Sequence[Column], values: Mapping[str, Values], rows: int)
     return whole
 
 
-def open_columns(path: Path, columns: Sequence[Column], rows: int) -> dict[str, Values]:
-    """Memory-mapped, read-only columns of a file. Raises StorageError for a file that holds anything but these columns and this many rows."""
+def open_columns(path: Path, columns: Sequence[Column], rows: int, *, name: str | None = None) -> dict[str, Values]:
+    """Memory-mapped, read-only columns of a file. Raises StorageError for a file that holds anything but these columns and this many rows.
+
+    ``name`` is what errors call the file, where it is known by another than its path.
+    """
     import pyarrow as pa
 
+    name = name or str(path)
     try:
-        batch = _batch(path, _schema(columns))
+        batch = _batch(path, _schema(columns), name)
         batch.validate(full=True)  # offsets ascend and stay inside the values, so that no row can point elsewhere
         if batch.num_rows != rows:
-            raise _refused(path, got=f"{batch.num_rows} rows", want=f"{rows} rows, as its index says")
+            raise _refused(name, got=f"{batch.num_rows} rows", want=f"{rows} rows, as its index says")
         return {column.name: _values(batch.column(i), column) for i, column in enumerate(columns)}
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise _refused(path, got=str(error).splitlines()[0], want="a file that `tunefleet prepare` wrote") from error
+        raise _refused(name, got=str(error).splitlines()[0], want="a file that `tunefleet prepare` wrote") from error
 
 
-def _batch(path: Path, schema: Any) -> Any:
+def _batch(path: Path, schema: Any, name: str) -> Any:
     """The first record batch, mapped; nothing of the file's own schema is interpreted before it is known to be harmless."""
     import pyarrow as pa
 
     source = pa.memory_map(str(path))
     if source.read(len(_MAGIC)) != _MAGIC:
-        raise _refused(path, got="no Arrow file", want="a file that `tunefleet prepare` wrote")
+        raise _refused(name, got="no Arrow file", want="a file that `tunefleet prepare` wrote")
     message = pa.ipc.read_message(source)
     if message.type != "schema" or _EXTENSION in message.metadata.to_pybytes():
-        raise _refused(path, got="an extension type, which may run code when it is opened", want="lists and numbers only")
+        raise _refused(name, got="an extension type, which may run code when it is opened", want="lists and numbers only")
     found = pa.ipc.read_schema(message)
     if not found.equals(schema, check_metadata=True):
-        raise _refused(path, got=_line(found), want=_line(schema))
+        raise _refused(name, got=_line(found), want=_line(schema))
     return pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
 
 
@@ -103,5 +107,5 @@ def _line(schema: Any) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema) + extra
 
 
-def _refused(path: Path, *, got: str, want: str) -> StorageError:
-    return StorageError(f"{path}: not opened", got=got, want=want, fix="delete the store and run `tunefleet prepare` again")
+def _refused(name: str, *, got: str, want: str) -> StorageError:
+    return StorageError(f"{name}: not opened", got=got, want=want, fix="delete the store and run `tunefleet prepare` again")

@@ -43,6 +43,16 @@ class Quality(Settings):
     leakage: Finding = Field(default="error", description="training rows whose prompt also stands in the held-out rows (drop removes them from training)")
 
 
+class Cache(Settings):
+    """What a node keeps of a store that lies elsewhere. Its processes share it; later epochs and runs find there what was fetched before."""
+
+    folder: str | None = Field(default=None, description="folder on a disk of every node; null: below the system's temporary folder (TMPDIR)")
+    limit: PositiveInt | None = Field(
+        default=None,
+        description="most bytes that it holds, beside what is in use: a window of shards and one more, or above; null: all but a tenth of the disk",
+    )
+
+
 class Data(Settings):
     """What a run eats."""
 
@@ -51,6 +61,7 @@ class Data(Settings):
         default=0.1, description="share of train split off by a hash of the prompt, or a list of sources; 0 for none"
     )
     store: str = Field(default="shards/", description="where shards live: a folder")
+    cache: Cache = Field(default=Cache(), description="what each node keeps of a remote store")
     max_length: PositiveInt = Field(default=1024, description="tokens per example; longer ones fall under quality.truncated, raw text is cut")
     batching: Literal["auto", "bucket", "pack", "pad"] = Field(
         default="auto", description="how examples meet in a forward: bucket (similar lengths), pad (in order); auto takes bucket"

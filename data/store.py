@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterable
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from tunefleet.cluster.errors import DataError, StorageError, nearest
 from tunefleet.cluster.storage import Storage, open_storage
-from tunefleet.data.columnfile import Values, open_columns
-from tunefleet.data.layout import Column, Record
-from tunefleet.data.shards import INDEX, LENGTH, File, Index, SplitIndex
+from tunefleet.data.files import Files, OpenShards
+from tunefleet.data.layout import Record
+from tunefleet.data.settings import Cache
+from tunefleet.data.shards import INDEX, LENGTH, Index, SplitIndex
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_CHECKED: set[tuple[str, str, int, int]] = set()  # files whose checksum was right in this process
-_OPEN_SHARDS = 256  # files kept mapped: below the usual limit of 1,024 open files, and far above a window
-
 
 class Store:
     """A folder of shards with its index. Nothing but the index is read until rows are asked for."""
 
-    def __init__(self, storage: Storage, index: Index) -> None:
-        self.storage, self.index = storage, index
+    def __init__(self, files: Files, index: Index) -> None:
+        self.files, self.index = files, index
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
-        """Open a store. Raises StorageError where there is none, or one of another version."""
-        storage = open_storage(path)
-        return cls(storage, _read_index(storage))
+    def open(cls, path: str | Path, cache: Cache | None = None) -> Store:
+        """Open a store. Raises StorageError where there is none, or one of another version. ``cache`` is where this machine keeps files of a remote one.
+
+        The index itself is never kept: every process reads it anew, since all that is kept is checked against it.
+        """
+        return cls.at(open_storage(path), cache)
+
+    @classmethod
+    def at(cls, storage: Storage, cache: Cache | None = None) -> Store:
+        """See open."""
+        return cls(Files(storage, cache or Cache()), _read_index(storage))
 
     @property
     def fingerprint(self) -> str:
@@ -52,7 +57,7 @@ class Store:
                 want=f"one of {', '.join(self.index.splits) or '(it has none)'}",
                 fix=f"did you mean {close}?" if close else "prepare the data again",
             )
-        return Split(self.storage, self.index, self.index.splits[name])
+        return Split(self.files, self.index, self.index.splits[name])
 
 
 class Split:
@@ -61,19 +66,21 @@ class Split:
     Arrays are read-only views into the files: nothing is copied, and a row's pages are read from disk when they are first touched.
     """
 
-    def __init__(self, storage: Storage, index: Index, split: SplitIndex) -> None:
-        self.storage, self.fingerprint, self.window, self.columns = storage, index.fingerprint, index.window, index.layout.columns
+    def __init__(self, files: Files, index: Index, split: SplitIndex) -> None:
+        files.refuse_small_cache(split.shards, index.window)
+        self.fingerprint, self.window, self.columns = index.fingerprint, index.window, index.layout.columns
         self.rows, self.tokens, self.supervised = split.rows, split.tokens, split.supervised
         self.shard_rows = [shard.rows for shard in split.shards]
         self.sources = split.places()
-        self._index = split
+        self._files, self._lengths = files, split.lengths
         self._ends = list(accumulate(self.shard_rows))
-        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+        self.shards = OpenShards(files, split.shards, self.columns, self.window)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
         """Tokens of every row, (rows,), by id."""
-        found: npt.NDArray[np.int32] = open_file(self.storage, self._index.lengths, [LENGTH], self.rows)[LENGTH.name].values
+        self._opened = self._files.open(self._lengths, [LENGTH], self.rows)  # kept, so that the cache keeps it
+        found: npt.NDArray[np.int32] = self._opened.columns[LENGTH.name].values
         return found
 
     def record(self, row: int) -> Record:
@@ -82,7 +89,7 @@ class Split:
         number = bisect_right(self._ends, row)
         inside = row - self._ends[number] + self.shard_rows[number]
         found = {}
-        for name, values, offsets in self._shard(number):
+        for name, values, offsets in self.shards(number):
             found[name] = values[inside, ...] if offsets is None else values[offsets[inside] : offsets[inside + 1]]
         return Record(row, found)
 
@@ -94,22 +101,7 @@ class Split:
         """Check every file now. Raises StorageError, naming the first that is not what was written."""
         _ = self.lengths
         for number in range(len(self.shard_rows)):
-            self._shard(number)
-
-    def _open(self, number: int) -> list[tuple[str, Any, Any]]:
-        shard = self._index.shards[number]
-        return [(name, v.values, v.offsets) for name, v in open_file(self.storage, shard, self.columns, shard.rows).items()]
-
-
-def open_file(storage: Storage, file: File, columns: Sequence[Column], rows: int) -> dict[str, Values]:
-    """The columns of a store's file, checked: its bytes once a process, as long as nobody writes to it."""
-    path = storage.local(file.name, size=file.bytes)
-    stamp = path.stat()
-    known = (str(path), file.sha256, stamp.st_ino, stamp.st_mtime_ns)
-    if known not in _CHECKED:
-        storage.local(file.name, sha256=file.sha256)
-        _CHECKED.add(known)
-    return open_columns(path, columns, rows)
+            self.shards(number)
 
 
 def _read_index(storage: Storage) -> Index:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tunefleet.data.ahead import ReadAhead
 from tunefleet.data.cursor import Cursor, Skipped, planned_step
 from tunefleet.data.layout import Record
 from tunefleet.data.order import Order, StepRange
@@ -51,6 +52,7 @@ class Stream:
         assert order.rows == split.rows, "this order is of another split"
         self.split, self.order, self.batch_size, self.kind, self.limits = split, order, batch_size, kind_of(batching), Limits(rows, tokens)
         self.rank, self.ranks, self.skipped = rank, ranks, skipped
+        self._ahead = ReadAhead(split.shards, split.shard_rows, order, split.window)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -59,7 +61,9 @@ class Stream:
 
     def take(self, step: int) -> list[Round]:
         """This rank's rounds of a step: equally many on every rank, and over all ranks every example of the step in exactly one that is real."""
-        ids = self.ids(step)
+        epoch, start, stop = self._range(step)
+        self._ahead.at(epoch, start)
+        ids = self.order.at(epoch, start, stop)
         lengths = self.split.lengths[ids].astype(np.int64)
         division = divide(lengths, self.ranks, kind=self.kind, rows=self.limits.rows, tokens=self.limits.tokens)
         idle = [int(np.argmin(lengths))]  # the cheapest record of the step

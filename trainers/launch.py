@@ -207,7 +207,7 @@ def stage_of(held: Claim, ready: Ready, placement: Place, actors: Sequence[str])
     from tunefleet.data.store import Store
 
     run, made = held.run, ready.prepared
-    epoch = math.ceil(Store.open(made.store).split("train").rows / run.training.train_batch_size)
+    epoch = math.ceil(Store.open(made.store, run.data.cache).split("train").rows / run.training.train_batch_size)
     steps = run.training.max_steps or math.ceil((run.training.num_train_epochs or 0) * epoch)
     return Stage(run, made.store, ready.pad_id, steps, held.fence, placement, actors, held.must_resume)
 

@@ -13,7 +13,7 @@ from tunefleet.cluster.errors import RequestError, SettingsError
 from tunefleet.trainers.run import RunFile
 
 FIXED = ("model", "objective", "peft", "training.seed", "training.train_batch_size", "parallel", "data")
-FREE_IN_FIXED = ("data.store", "data.batching", "model.attn_implementation")  # where shards lie and how rows are grouped changes no example
+FREE_IN_FIXED = ("data.store", "data.cache", "data.batching", "model.attn_implementation")  # where shards lie and how rows are grouped changes no example
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Worker:
         self.events = Events(storage, attempt=attempt, writes=world.main)
         self.name = f"{stage.fence:06d}-{attempt:03d}-{world.broadcast(secrets.token_hex(3))}"
         self.events.add("workers_ready", phase="starting" if attempt == 1 else "restarting", ranks=world.size, device=str(world.device))
-        self.store = Store.open(stage.store)
+        self.store = Store.open(stage.store, stage.run.data.cache)
         manifest = self._newest()
         self.parts = self._build(manifest)
         self.state = self._state(manifest)

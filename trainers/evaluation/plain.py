@@ -40,7 +40,7 @@ class Examiner:
 
         file = RunFile.model_validate_json(run)
         device = torch.device("cuda" if file.evaluation.resources.gpu else "cpu")
-        return cls(file, held_out(Store.open(store)), open_storage(output), pad_id, device)
+        return cls(file, held_out(Store.open(store, file.data.cache)), open_storage(output), pad_id, device)
 
     def base_share(self, index: int, count: int) -> RowScores:
         """The base model's scores of one share: from the run's output where they were kept, else scored now."""

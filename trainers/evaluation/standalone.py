@@ -113,7 +113,7 @@ def _rows(run: RunFile) -> tuple[Objective, HeldOut]:
 
     tokenizer = load_tokenizer(run.model, run.data.chat_template)
     objective = make_objective(run.objective, tokenizer.pad_token_id)
-    return objective, held_out(Store.open(prepare(run.data, objective.layout, tokenizer).store))
+    return objective, held_out(Store.open(prepare(run.data, objective.layout, tokenizer).store, run.data.cache))
 
 
 @dataclass(frozen=True)

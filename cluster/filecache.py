@@ -1,0 +1,263 @@
+"""Files of a remote storage on this machine: each fetched once a node, however many processes ask for it, and checked before anybody sees it.
+
+A file is known by its sha256, so it is the same one for every store and every run: who comes later finds what was fetched before.
+
+    <sha256>           whole and checked: it appears by rename
+    <sha256>.lock      locked alone by who fetches it, shared by who uses it; the system lets go of it when its holder dies
+    .tmp-<sha256>-*    on its way
+
+What is in use is never removed, so the cache grows past its limit when more than that is in use at once. A file that is mapped stays readable whatever happens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunefleet.cluster.errors import StorageError
+from tunefleet.cluster.storage import Storage, hash_file
+
+STALL_S = 300.0
+"""Seconds in which a fetch by another process must bring something; then it counts as hung. Longer than a storage's own time-outs and retries."""
+
+_POLL_S = 0.02
+_SPARE = 0.1  # of its disk, which a cache without a limit leaves free
+_KEY = re.compile(r"[0-9a-f]{64}")
+_LOCK, _TEMPORARY = ".lock", ".tmp-"
+
+
+def default_folder() -> Path:
+    """A folder of this user on this machine, below the system's temporary folder (``TMPDIR``)."""
+    return Path(tempfile.gettempdir()) / f"tunefleet-{os.getuid()}" / "files"
+
+
+class Held:
+    """A file of the cache, which stays there until ``release``, or until this object is forgotten or its process ends."""
+
+    def __init__(self, path: Path, lock: int, *, fetched: bool) -> None:
+        self.path, self.fetched = path, fetched
+        self.release = weakref.finalize(self, os.close, lock)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What is asked for."""
+
+    storage: Storage
+    name: str
+    sha256: str
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.storage.address}/{self.name}"
+
+
+class FileCache:
+    """A folder that the processes of this machine share. ``limit``: bytes that it holds at most; None leaves a tenth of its disk free."""
+
+    def __init__(self, folder: Path | None = None, limit: int | None = None, *, stall_s: float = STALL_S) -> None:
+        self.folder, self.limit, self.stall_s = (folder or default_folder()).expanduser().absolute(), limit, stall_s
+        self._made = False
+
+    def hold(self, storage: Storage, name: str, *, sha256: str, size: int, wait: bool = True, within_limit: bool = False) -> Held | None:
+        """The file with this checksum, fetched where it is not here yet.
+
+        ``wait`` False: None when another process is fetching it. ``within_limit``: None when there is no room for it beside what is in use.
+        Raises StorageError when it cannot be fetched, is not what was written, or does not fit on the disk.
+        """
+        file = _File(storage, name, sha256, size)
+        if not _KEY.fullmatch(sha256):
+            raise StorageError(f"{file}: not fetched", got=f"sha256 {sha256!r}", want="64 hexadecimal digits", fix="prepare the data again")
+        self._make_folder()
+        others, fetched = _Others(self.folder, sha256), False
+        while True:
+            present = self._path(sha256).exists()
+            lock = self._lock(sha256, fcntl.LOCK_SH if present else fcntl.LOCK_EX)
+            if lock is not None:
+                try:
+                    if not present:
+                        self._clear(sha256)
+                        if not self._path(sha256).exists() and not (fetched := self._fetch(file, within_limit=within_limit)):
+                            return None
+                        fcntl.flock(lock, fcntl.LOCK_SH)  # lets go for a moment, in which the file may be removed again
+                    if self._is_mine(lock, sha256) and self._path(sha256).exists():
+                        os.utime(lock)
+                        return Held(self._path(sha256), os.dup(lock), fetched=fetched)
+                finally:
+                    os.close(lock)
+            elif not present and not wait:
+                return None
+            elif others.stalled(self.stall_s):
+                fetched = self._fetch(file, within_limit=False)
+                self._path(sha256, _LOCK).unlink(missing_ok=True)  # it is the hung one's; whoever comes next makes another
+            else:
+                time.sleep(_POLL_S)
+
+    def discard(self, held: Held, sha256: str) -> None:
+        """Give up a file that turned out to be damaged: the next to ask fetches it again. Who has it mapped keeps what it has."""
+        self._path(sha256).unlink(missing_ok=True)
+        self._path(sha256, _LOCK).unlink(missing_ok=True)  # others may hold it for as long as they run
+        held.release()
+
+    def _path(self, key: str, suffix: str = "") -> Path:
+        return self.folder / f"{key}{suffix}"
+
+    def _make_folder(self) -> None:
+        """A folder that is nobody else's: whoever could write there could change a file after it was checked."""
+        if self._made:
+            return
+        with _explained(self.folder, 0):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = self.folder.stat().st_uid
+        if owner != os.getuid():
+            raise StorageError(
+                f"{self.folder}: belongs to another user",
+                got=f"user {owner}",
+                want=f"a folder of user {os.getuid()}",
+                fix=f"set data.cache.folder to {self.folder / str(os.getuid())}",
+            )
+        self._made = True
+
+    def _lock(self, key: str, kind: int) -> int | None:
+        """The lock of a file as an open descriptor; None when somebody holds it, or took it away in this moment."""
+        path = self._path(key, _LOCK)
+        with _explained(path, 0):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return None
+            except BaseException:
+                os.close(lock)
+                raise
+        if self._is_mine(lock, key):
+            return lock
+        os.close(lock)
+        return None
+
+    def _is_mine(self, lock: int, key: str) -> bool:
+        """Whether the lock that was taken is still the one that others find."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(lock), self._path(key, _LOCK).stat())
+        return False
+
+    def _fetch(self, file: _File, *, within_limit: bool) -> bool:
+        """Bring a file in; False where there is no room within the limit. One whose bytes are wrong is fetched twice: they may be right over there."""
+        if not self._make_room(file.bytes) and within_limit:
+            return False
+        temporary = self.folder / f"{_TEMPORARY}{file.sha256}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            if not self._bring(file, temporary) and not self._bring(file, temporary):
+                digest, size = hash_file(temporary)
+                raise StorageError(
+                    f"{file}: not what was written",
+                    got=f"{size} bytes, sha256 {digest}",
+                    want=f"{file.bytes} bytes, sha256 {file.sha256}",
+                    fix="it is torn or altered: delete the store and run `tunefleet prepare` again",
+                )
+            with _explained(temporary, file.bytes):
+                temporary.replace(self._path(file.sha256))
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def _bring(self, file: _File, target: Path) -> bool:
+        """Copy it to a local path; whether it is what was written."""
+        data = file.storage.read(file.name)
+        with _explained(target, len(data)):
+            target.write_bytes(data)
+            return hash_file(target) == (file.sha256, file.bytes)
+
+    def _make_room(self, size: int) -> bool:
+        """Remove what is not in use, the longest unused first, until so many bytes more fit; whether they do."""
+        with _explained(self.folder, size):
+            names = [path.name for path in self.folder.iterdir()]
+            for key in {name.removeprefix(_TEMPORARY).partition("-")[0] for name in names if name.startswith(_TEMPORARY)}:
+                if _KEY.fullmatch(key) and (lock := self._lock(key, fcntl.LOCK_EX)) is not None:
+                    self._clear(key)
+                    os.close(lock)
+            whole = [(self._used(name), self._path(name).stat().st_size, name) for name in names if _KEY.fullmatch(name) and self._path(name).exists()]
+        held = sum(size for _, size, _ in whole)
+        for _, bytes_, name in sorted(whole):
+            if self._fits(held, size):
+                break
+            if self._remove(name):
+                held -= bytes_
+        return self._fits(held, size)
+
+    def _fits(self, held: int, size: int) -> bool:
+        disk = shutil.disk_usage(self.folder)
+        if self.limit is None:
+            return disk.free - size >= disk.total * _SPARE
+        return held + size <= self.limit and disk.free >= size
+
+    def _used(self, key: str) -> float:
+        """When a file was last asked for; one without a lock is used by nobody."""
+        try:
+            return self._path(key, _LOCK).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _remove(self, key: str) -> bool:
+        """Remove a file unless it is in use."""
+        lock = self._lock(key, fcntl.LOCK_EX)
+        if lock is None:
+            return False
+        self._path(key).unlink(missing_ok=True)
+        self._path(key, _LOCK).unlink(missing_ok=True)
+        os.close(lock)
+        return True
+
+    def _clear(self, key: str) -> None:
+        """Remove what was left by who died while it fetched; the lock of the key is held, so nobody else is fetching it."""
+        for leaving in self.folder.glob(f"{_TEMPORARY}{key}-*"):
+            leaving.unlink(missing_ok=True)
+
+
+class _Others:
+    """The fetches of one file by other processes: whether anything comes in."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self._seen, self._since = self._state(), time.monotonic()
+
+    def stalled(self, after_s: float) -> bool:
+        """Whether nothing has come in for so long."""
+        state = self._state()
+        if state != self._seen:
+            self._seen, self._since = state, time.monotonic()
+        return time.monotonic() - self._since > after_s
+
+    def _state(self) -> list[tuple[str, int]]:
+        found = []
+        for path in self.folder.glob(f"{_TEMPORARY}{self.key}-*"):
+            with suppress(FileNotFoundError):
+                found.append((path.name, path.stat().st_size))
+        return sorted(found)
+
+
+@contextmanager
+def _explained(path: Path, size: int) -> Iterator[None]:
+    """Turn the system's errors into one of ours, with path, bytes and what is free."""
+    try:
+        yield
+    except OSError as error:
+        folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
+        free = shutil.disk_usage(folder).free
+        raise StorageError(
+            f"{path}: {error.strerror or error}",
+            got=f"{size} bytes to write, {free} bytes free" if size else f"{free} bytes free",
+            want="a folder on a disk of this machine that can be written, with room",
+            fix="free space, or set data.cache.folder to another folder",
+        ) from error

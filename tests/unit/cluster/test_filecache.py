@@ -1,0 +1,181 @@
+"""A file is fetched once a node, is whole and right whenever it is seen, and stays while anybody uses it."""
+
+import fcntl
+import hashlib
+import multiprocessing as mp
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import until
+from remotes import Remote
+
+from tunefleet.cluster.errors import StorageError
+from tunefleet.cluster.filecache import FileCache
+
+BYTES = 1000
+
+
+@pytest.fixture
+def remote(tmp_path):
+    return Remote(tmp_path / "far", tmp_path / "log")
+
+
+def put(remote: Remote, name: str, fill: int = 0) -> dict:
+    """Write a file; returns what a reader asks for it with."""
+    data = bytes([fill]) * BYTES
+    remote.put(name, data)
+    return {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": BYTES}
+
+
+def cached(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if len(path.name) == 64}
+
+
+def fetch_many(remote: Remote, folder: Path, files: list[dict], first: int) -> list[bytes]:
+    cache = FileCache(folder)
+    held = [cache.hold(remote, **file) for file in files[first:] + files[:first]]
+    return sorted(h.path.read_bytes()[:1] for h in held)
+
+
+def test_processes_that_want_the_same_files_at_once_fetch_each_once(tmp_path):
+    remote = Remote(tmp_path / "far", tmp_path / "log", slow_s=0.05)
+    files = [put(remote, f"f{i}", i) for i in range(6)]
+    with mp.get_context("forkserver").Pool(4) as pool:
+        found = pool.starmap(fetch_many, [(remote, tmp_path / "cache", files, rank) for rank in range(4)])
+    assert found == [[bytes([i]) for i in range(6)]] * 4
+    assert remote.reads() == {file["name"]: 1 for file in files}
+    fetch_many(remote, tmp_path / "cache", files, 0)  # another run
+    assert remote.reads().total() == 6
+
+
+def test_threads_of_one_process_fetch_once(remote, tmp_path):
+    file, cache = put(remote, "f"), FileCache(tmp_path / "cache")
+    with ThreadPoolExecutor(4) as pool:
+        held = list(pool.map(lambda _: cache.hold(remote, **file), range(8)))
+    assert remote.reads() == {"f": 1}
+    assert sum(h.fetched for h in held) == 1
+
+
+def hang(remote: Remote, folder: Path, file: dict) -> None:
+    remote.spoil = lambda name, data: signal.pause() or data
+    FileCache(folder).hold(remote, **file)
+
+
+def test_a_fetcher_that_is_killed_leaves_nothing_that_counts_and_whoever_waits_takes_over(remote, tmp_path):
+    file, folder = put(remote, "f"), tmp_path / "cache"
+    process = mp.get_context("forkserver").Process(target=hang, args=(remote, folder, file))
+    process.start()
+    until(lambda: remote.reads()["f"])
+    assert FileCache(folder).hold(remote, **file, wait=False) is None
+    (folder / f".tmp-{file['sha256']}-1-half").write_bytes(b"half")  # what it would leave when it dies while it writes
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(FileCache(folder).hold, remote, **file)
+        os.kill(process.pid, signal.SIGKILL)
+        held = waiting.result(timeout=30)
+    process.join()
+    assert held.path.read_bytes() == bytes(BYTES)
+    assert remote.reads() == {"f": 2}
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_a_fetcher_that_hangs_is_not_waited_for(remote, tmp_path):
+    file, folder = put(remote, "f"), tmp_path / "cache"
+    process = mp.get_context("forkserver").Process(target=hang, args=(remote, folder, file))
+    process.start()
+    until(lambda: remote.reads()["f"])
+    try:
+        held = [FileCache(folder, stall_s=0.1).hold(remote, **file) for _ in range(2)]
+    finally:
+        process.kill()
+        process.join()
+    assert [h.path.read_bytes() for h in held] == [bytes(BYTES)] * 2
+    assert remote.reads() == {"f": 2}
+
+
+def test_what_was_longest_unused_goes_first_and_what_is_in_use_never(remote, tmp_path):
+    files = [put(remote, f"f{i}", i) for i in range(5)]
+    cache = FileCache(tmp_path / "cache", 3 * BYTES)
+    used = cache.hold(remote, **files[0])
+    for age, file in ((2, files[1]), (1, files[2])):
+        cache.hold(remote, **file).release()
+        os.utime(tmp_path / "cache" / f"{file['sha256']}.lock", (1e9 - age, 1e9 - age))
+    mapped = np.memmap(used.path, np.uint8, "r")
+    last = [cache.hold(remote, **file) for file in files[3:]]
+    assert cached(tmp_path / "cache") == {files[i]["sha256"] for i in (0, 3, 4)}
+    assert cache.hold(remote, **files[1], within_limit=True) is None  # all three are in use
+    assert remote.reads()["f1"] == 1
+    needed = cache.hold(remote, **files[1])  # what cannot wait goes beyond the limit
+    assert cached(tmp_path / "cache") == {files[i]["sha256"] for i in (0, 1, 3, 4)}
+    for held in (used, needed, *last):
+        held.release()
+    cache.hold(remote, **files[2])
+    assert len(cached(tmp_path / "cache")) == 3
+    assert mapped.tolist() == [0] * BYTES
+    assert {path.name.removesuffix(".lock") for path in (tmp_path / "cache").iterdir()} == cached(tmp_path / "cache")
+
+
+def test_a_file_is_in_use_until_its_holder_is_forgotten(remote, tmp_path):
+    files, cache = [put(remote, f"f{i}", i) for i in range(2)], FileCache(tmp_path / "cache", BYTES)
+    held = cache.hold(remote, **files[0])
+    assert cache.hold(remote, **files[1], within_limit=True) is None
+    del held
+    assert cache.hold(remote, **files[1], within_limit=True) is not None
+    assert cached(tmp_path / "cache") == {files[1]["sha256"]}
+
+
+def test_bytes_that_went_wrong_on_their_way_are_fetched_again(remote, tmp_path):
+    file = put(remote, "f")
+    remote.spoil = lambda name, data: b"x" + data[1:] if remote.reads()[name] == 1 else data
+    assert FileCache(tmp_path / "cache").hold(remote, **file).path.read_bytes() == bytes(BYTES)
+    assert remote.reads() == {"f": 2}
+
+
+@pytest.mark.parametrize("spoil", [lambda name, data: data[:-1], lambda name, data: b"x" + data[1:], lambda name, data: b""])
+def test_a_file_that_is_not_what_was_written_is_named_and_never_kept(remote, tmp_path, spoil):
+    file, remote.spoil = put(remote, "f"), spoil
+    with pytest.raises(StorageError, match="far://far/f: not what was written"):
+        FileCache(tmp_path / "cache").hold(remote, **file)
+    assert not cached(tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob(".tmp-*"))
+    remote.spoil = None
+    assert FileCache(tmp_path / "cache").hold(remote, **file).path.read_bytes() == bytes(BYTES)
+
+
+def test_a_damaged_file_is_given_up_without_waiting_for_who_uses_it(remote, tmp_path):
+    file, cache = put(remote, "f"), FileCache(tmp_path / "cache")
+    user, finder = cache.hold(remote, **file), cache.hold(remote, **file)
+    mapped = np.memmap(user.path, np.uint8, "r")
+    cache.discard(finder, file["sha256"])
+    again = cache.hold(remote, **file)
+    assert again.fetched
+    assert mapped.tolist() == [0] * BYTES
+    assert remote.reads() == {"f": 2}
+    assert mapped.tobytes() == user.path.read_bytes()
+
+
+@pytest.mark.parametrize("key", ["../" + "0" * 61, "0" * 63, "A" * 64, "", "/etc/passwd"])
+def test_a_checksum_that_is_none_names_no_file(remote, tmp_path, key):
+    with pytest.raises(StorageError, match="64 hexadecimal digits"):
+        FileCache(tmp_path / "cache").hold(remote, "f", sha256=key, size=1)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_of_somebody_else_is_refused(remote, monkeypatch):
+    file = put(remote, "f")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(StorageError, match="belongs to another user"):
+        FileCache(remote.root).hold(remote, **file)
+
+
+def test_locks_are_let_go_of_when_a_fetch_fails(remote, tmp_path):
+    file, cache = put(remote, "f"), FileCache(tmp_path / "cache")
+    remote.delete("f")
+    with pytest.raises(StorageError, match="missing"):
+        cache.hold(remote, **file)
+    lock = os.open(tmp_path / "cache" / f"{file['sha256']}.lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(lock)
