@@ -42,6 +42,7 @@ class Encoded:
     length: int
     supervised: int
     truncated: bool = False
+    lost: int = 0  # supervised tokens that were cut off
 
 
 @dataclass(frozen=True, slots=True)

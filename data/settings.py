@@ -39,8 +39,13 @@ class Quality(Settings):
     truncated: Policy = Field(default="keep", description="rows longer than max_length: error, drop, or keep their beginning")
     exact_duplicates: Finding = Field(default="warn", description="rows that are equal to an earlier one: off, warn, drop or error")
     near_duplicates: Finding = Field(default="off", description="rows nearly equal to an earlier one (MinHash over word 5-grams, Jaccard >= 0.8)")
+    duplicate_ids: Finding = Field(default="warn", description="rows of one source with the same value in a column id, that are not equal")
     contradictions: Finding = Field(default="warn", description="one prompt with several different answers")
     leakage: Finding = Field(default="error", description="training rows whose prompt also stands in the held-out rows (drop removes them from training)")
+    near_leakage: Finding = Field(default="off", description="training rows that nearly equal a held-out one (as near_duplicates)")
+    roles_out_of_order: Finding = Field(default="warn", description="conversations in which the same side speaks twice, or the system late")
+    empty_turns: Finding = Field(default="warn", description="turns, answers or texts without a visible character")
+    label_spellings: Finding = Field(default="warn", description="one label in several spellings: Positive, positive with a space behind it")
 
 
 class Cache(Settings):

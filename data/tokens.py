@@ -206,7 +206,8 @@ class Encoder:
         for start, end in spans:
             mask[start:end] = 1
         mask[:1] = 0
-        return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), truncated)
+        lost = sum(max(end - max(start, len(ids)), 0) for start, end in spans)
+        return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), truncated, lost)
 
 
 def _framings(example: Example) -> Iterator[tuple[str, ...]]:

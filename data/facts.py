@@ -1,0 +1,220 @@
+"""What the quality gate knows of a row: some two hundred bytes in numpy columns, made block by block on any machine, and judged together.
+
+The facts of a block depend on nothing but its rows, the encoder and whether sketches are made, so they can be made anywhere, stored, and joined;
+``tunefleet.data.gate`` judges those of all rows at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any
+
+from tunefleet.data.examples import Conversation, Example, Message, Text
+from tunefleet.data.keys import hashed, keys_of
+from tunefleet.data.layout import Encoded
+from tunefleet.data.settings import Quality
+from tunefleet.data.survey import Parsed, Part
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Hashes = npt.NDArray[np.uint64]
+    Bools = npt.NDArray[np.bool_]
+
+COLUMNS: Mapping[str, str] = {
+    "part": "uint16",  # the number of the source
+    "file": "uint32",  # the number of the file in it
+    "line": "uint32",
+    "opening": "uint64",  # keys: see tunefleet.data.keys; 0 is none
+    "context": "uint64",
+    "claim": "uint64",
+    "whole": "uint64",
+    "answer": "uint64",  # what is said to the claim, in lower case and with single spaces: two claims with other answers contradict each other
+    "spelling": "uint64",  # the same as it is written, where it is short enough to be a label; 0 elsewhere
+    "id": "uint64",  # of a column id
+    "tokens": "int32",  # of all the row's examples, as they are after the cut to max_length
+    "supervised": "int32",  # of them
+    "lost": "int32",  # supervised tokens that the cut took away
+    "flags": "uint16",
+}
+LABEL_CHARACTERS = 64
+NAMES = 1000  # spellings whose text is kept, a block
+PROBLEMS = 3  # unreadable rows whose reason is kept, a block
+
+
+class Flag(IntFlag):
+    """What is wrong with a row, or special about it, seen by itself."""
+
+    INVALID = 1
+    TRUNCATED = 2
+    UNSUPERVISED = 4
+    EMPTY = 8  # not one token
+    ROLES = 16  # turns out of order
+    BLANK = 32  # a turn, an answer or a text without a visible character
+    LABEL = 64  # the answer is a label by the kind of example
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of rows in reading order, unreadable rows included: they have a place, a flag and nothing else.
+
+    ``sketch`` is (R, BANDS), or (R, 0) where near duplicates are not looked for. ``problems`` says of some unreadable rows why they are;
+    ``names`` gives some spellings in words.
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    sketch: Hashes
+    problems: Mapping[int, str]
+    names: Mapping[int, str]
+
+    def __len__(self) -> int:
+        return len(self.columns["part"])
+
+    def has(self, flag: Flag) -> Bools:
+        """Which rows have a flag."""
+        found: Bools = (self.columns["flags"] & flag.value) != 0
+        return found
+
+    def to_bytes(self) -> bytes:
+        """For a file or another process; ``from_bytes`` reads it without trusting it."""
+        import numpy as np
+
+        stream = io.BytesIO()
+        words = json.dumps([list(self.problems.items()), list(self.names.items())]).encode()
+        arrays: dict[str, Any] = {
+            "sketch": self.sketch,
+            "words": np.frombuffer(words, np.uint8),
+            **{f"of_{name}": values for name, values in self.columns.items()},
+        }
+        np.savez(stream, **arrays)
+        return stream.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Facts:
+        """What ``to_bytes`` wrote. Nothing is unpickled."""
+        import numpy as np
+
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            problems, names = json.loads(arrays["words"].tobytes())
+            return Facts({name: arrays[f"of_{name}"] for name in COLUMNS}, arrays["sketch"], dict(problems), dict(names))
+
+    @staticmethod
+    def joined(blocks: Sequence[Facts]) -> Facts:
+        """The facts of all blocks, in their order. There is one block or more."""
+        import numpy as np
+
+        problems: dict[int, str] = {}
+        names: dict[int, str] = {}
+        rows = 0
+        for block in blocks:
+            problems |= {rows + row: problem for row, problem in block.problems.items()}
+            names |= block.names
+            rows += len(block)
+        columns = {name: np.concatenate([block.columns[name] for block in blocks]) for name in COLUMNS}
+        return Facts(columns, np.concatenate([block.sketch for block in blocks]), problems, names)
+
+
+def needs_sketches(quality: Quality) -> bool:
+    """Whether a policy looks for rows that nearly equal each other."""
+    return quality.near_duplicates != "off" or quality.near_leakage != "off"
+
+
+def facts_of(part: Part, number: int, rows: Sequence[Parsed], encoded: Sequence[Sequence[Encoded] | str], *, near: bool) -> Facts:
+    """Facts of some rows of part number ``number``.
+
+    ``encoded`` holds for every row the examples that it became, before any policy, or why it cannot be encoded; for a row that cannot be parsed it is
+    not looked at. ``near`` makes sketches.
+    """
+    import numpy as np
+
+    from tunefleet.data.sketches import BANDS, sketches
+
+    files = {file: place for place, file in enumerate(part.files)}
+    columns = {name: np.zeros(len(rows), dtype) for name, dtype in COLUMNS.items()}
+    problems: dict[int, str] = {}
+    names: dict[int, str] = {}
+    texts = []
+    columns["part"][:] = number
+    for row, (parsed, made) in enumerate(zip(rows, encoded, strict=True)):
+        problem = parsed.problem if parsed.example is None else made if isinstance(made, str) else ""
+        values: dict[str, int] = {"file": files[parsed.row.path], "line": parsed.row.line}
+        if parsed.example is None or isinstance(made, str):
+            values["flags"] = int(Flag.INVALID)
+            if len(problems) < PROBLEMS:
+                problems[row] = problem
+        else:
+            values |= _of_example(parsed.example, names) | _of_tokens(made)
+            values["flags"] = values.pop("form") | values.pop("cut")
+            values["id"] = _id_key(parsed.row.values.get("id"))
+        for name, value in values.items():
+            columns[name][row] = value
+        texts.append(text_of(parsed.example) if near and parsed.example is not None and not problem else "")
+    sketch = sketches(texts) if near else np.zeros((len(rows), 0), np.uint64)
+    assert sketch.shape[1] in (0, BANDS)
+    return Facts(columns, sketch, problems, names)
+
+
+def text_of(example: Example) -> str:
+    """All words of an example, for the search of near duplicates and for reports."""
+    if isinstance(example, Text):
+        return example.text
+    return "\n".join(message.content for message in example.messages)
+
+
+def _of_example(example: Example, names: dict[int, str]) -> dict[str, int]:
+    keys = keys_of(example)
+    answer, is_label = _answer_of(example)
+    plain = " ".join(answer.casefold().split())
+    spelling = hashed(answer.encode()) if answer and len(answer) <= LABEL_CHARACTERS else 0
+    if spelling and len(names) < NAMES:
+        names[spelling] = answer
+    return {
+        "opening": keys.opening,
+        "context": keys.context,
+        "claim": keys.context,
+        "whole": keys.whole,
+        "answer": hashed(plain.encode()) if plain else keys.whole,
+        "spelling": spelling,
+        "form": _form(example) | (Flag.LABEL if is_label else 0),
+    }
+
+
+def _of_tokens(encoded: Sequence[Encoded]) -> dict[str, int]:
+    supervised = sum(one.supervised for one in encoded)
+    cut = Flag.TRUNCATED if any(one.truncated for one in encoded) else Flag(0)
+    cut |= Flag.UNSUPERVISED if not supervised else Flag(0)
+    cut |= Flag.EMPTY if not any(one.length for one in encoded) else Flag(0)
+    return {"tokens": sum(one.length for one in encoded), "supervised": supervised, "lost": sum(one.lost for one in encoded), "cut": int(cut)}
+
+
+def _answer_of(example: Example) -> tuple[str, bool]:
+    """What an example says to its claim, in words where it has them, and whether that is a label."""
+    if isinstance(example, Conversation):
+        return next((m.content for m in reversed(example.messages) if m.role == "assistant"), ""), False
+    return "", False
+
+
+def _form(example: Example) -> int:
+    """Flags of what is wrong with an example's form."""
+    if isinstance(example, Text):
+        return 0
+    flags = Flag.BLANK if any(not m.content.strip() and not m.extra for m in example.messages) else Flag(0)
+    return int(flags | (Flag.ROLES if not _in_order(example.messages) else Flag(0)))
+
+
+def _in_order(messages: Sequence[Message]) -> bool:
+    """Whether turns stand as a chat has them: the system first, then users and assistants in turn, a tool after the assistant that called it."""
+    roles = [message.role for message in messages]
+    while roles and roles[0] == "system":
+        roles.pop(0)
+    may_follow = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("tool", "assistant")}
+    return all(role in may_follow.get(before, ()) for before, role in zip(["", *roles], roles, strict=False))
+
+
+def _id_key(value: Any) -> int:
+    return hashed(str(value).encode("utf-8", "surrogatepass")) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else 0

@@ -1,0 +1,287 @@
+"""The quality gate: rows that would train the model wrongly are counted, and dropped or refused as data.quality says; never silently.
+
+``judge`` is a pure function of the facts of all rows (``tunefleet.data.facts``), the sources and the policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunefleet.cluster.errors import DataError, Refusal
+from tunefleet.data.facts import Facts, Flag
+from tunefleet.data.settings import Quality
+from tunefleet.data.survey import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Bools = npt.NDArray[np.bool_]
+    Ints = npt.NDArray[np.int64]
+    Hashes = npt.NDArray[np.uint64]
+
+SHOWN = 3
+MEANING: Mapping[str, str] = {
+    "invalid": "cannot be read",
+    "exact_duplicates": "equal an earlier one",
+    "duplicate_ids": "have the id of an earlier one and say something else",
+    "near_duplicates": "nearly equal an earlier one",
+    "contradictions": "answer the prompt of an earlier one otherwise",
+    "leakage": "are for training with a prompt that is also held out",
+    "near_leakage": "are for training and nearly equal a held-out one",
+    "unsupervised": "have no token to learn (an answer that data.max_length cuts off counts)",
+    "truncated": "are longer than data.max_length",
+    "roles_out_of_order": "have turns in an order that no chat has",
+    "empty_turns": "have a turn, an answer or a text with nothing in it",
+    "label_spellings": "spell a label otherwise than most rows",
+}
+REMEDY = {
+    "invalid": "mend the rows, or set data.quality.invalid to drop",
+    "unsupervised": "mend the rows or raise data.max_length, or set data.quality.unsupervised to drop",
+    "truncated": "raise data.max_length, or set data.quality.truncated to keep or drop",
+}
+BY_THEMSELVES = {
+    "invalid": Flag.INVALID,
+    "unsupervised": Flag.UNSUPERVISED,
+    "truncated": Flag.TRUNCATED,
+    "roles_out_of_order": Flag.ROLES,
+    "empty_turns": Flag.BLANK,
+}
+LABELS = 50  # a source with so few different short answers, each often, has labels
+ROWS_PER_LABEL = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Rows of one kind: how many, in which sources, and the first ones, each with the row that it is to be compared with (-1: none)."""
+
+    kind: str
+    policy: str
+    count: int
+    by_part: tuple[int, ...]
+    rows: tuple[int, ...]
+    others: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says: which rows stay, and every finding, also those that no row has.
+
+    ``like`` gives for every near duplicate the row that it is near to, -1 elsewhere.
+    """
+
+    keep: Bools
+    findings: tuple[Finding, ...]
+    like: Ints
+    places: Mapping[int, str]
+    problems: Mapping[int, str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of every kind."""
+        return {finding.kind: finding.count for finding in self.findings}
+
+    def refuse(self) -> None:
+        """Raise, all at once, what the policies call an error."""
+        Refusal.raise_if(self._error(finding) for finding in self.findings if finding.count and finding.policy == "error")
+
+    def decisions(self) -> list[str]:
+        """A line for every kind that was found and is no error."""
+        done = {"warn": "kept", "drop": "dropped", "keep": "kept"}
+        found = [finding for finding in self.findings if finding.count and finding.policy in done]
+        return [f"data.quality.{f.kind}: {f.count} {done[f.policy]}, rows that {MEANING[f.kind]} ({self._places(f)})" for f in found]
+
+    def _error(self, finding: Finding) -> DataError:
+        kind = finding.kind
+        fix = REMEDY.get(kind, f"mend the rows, or set data.quality.{kind} to drop or warn")
+        return DataError(
+            f"data.quality.{kind}: {finding.count} of {len(self.keep)} rows {MEANING[kind]}",
+            got=self._places(finding),
+            want="none, as the policy is error",
+            fix=fix,
+        )
+
+    def _places(self, finding: Finding) -> str:
+        shown = [self.places[row] + (f": {self.problems[row]}" if row in self.problems else "") for row in finding.rows]
+        more = finding.count - len(shown)
+        return "; ".join(shown) + (f" and {more} more" if more else "")
+
+
+def judge(facts: Facts, parts: Sequence[Part], quality: Quality, share: float = 0.0) -> Verdict:
+    """Judge all rows. ``share`` is the held-out share of the training sources, 0 where sources are held out as a whole.
+
+    The earliest of equals is kept. Near duplicates and contradictions are sought among rows that equal no earlier one, leaks among those that stay, and
+    what is wrong with a row by itself among those that no other row caused to be dropped. Sources that are held out as a whole are compared among
+    themselves, training rows likewise, and leakage is what they have in common.
+    """
+    return _Judging(facts, parts, quality, share).verdict()
+
+
+def judge_early(facts: Facts, parts: Sequence[Part], quality: Quality) -> None:
+    """Raise, for some blocks of a large input, what no further row can mend: unreadable, unsupervised or truncated rows whose policy is error."""
+    judging = _Judging(facts, parts, quality, 0.0)
+    for kind in ("invalid", "unsupervised", "truncated"):
+        judging.note(kind, facts.has(BY_THEMSELVES[kind]) & (judging.readable if kind != "invalid" else True))
+    judging.result().refuse()
+
+
+class _Judging:
+    """The facts while they are judged: what was found so far, and which rows stay."""
+
+    def __init__(self, facts: Facts, parts: Sequence[Part], quality: Quality, share: float) -> None:
+        import numpy as np
+
+        self.facts, self.parts, self.quality, self.share = facts, parts, quality, share
+        self.readable = ~facts.has(Flag.INVALID)
+        self.held = np.array([part.held for part in parts], bool)[facts.columns["part"]]
+        self.keep = np.ones(len(facts), bool)
+        self.like = np.full(len(facts), -1, np.int64)
+        self.findings: list[Finding] = []
+
+    def verdict(self) -> Verdict:
+        import numpy as np
+
+        columns = self.facts.columns
+        self.note("invalid", ~self.readable)
+        distinct = self.readable & ~self._repeats(columns["whole"], self.readable)
+        self.note("exact_duplicates", self.readable & ~distinct, by=columns["whole"])
+        ids = self._per_part(columns["id"])
+        self.note("duplicate_ids", self._repeats(ids, distinct & (columns["id"] != 0)), by=ids)
+        self._near(distinct)
+        self._contradictions(distinct)
+        self._leakage()
+        stay = self.keep & self.readable
+        self.note("unsupervised", stay & self.facts.has(Flag.UNSUPERVISED))
+        self.note("truncated", stay & self.facts.has(Flag.TRUNCATED))
+        self.note("roles_out_of_order", stay & self.facts.has(Flag.ROLES))
+        self.note("empty_turns", stay & self.facts.has(Flag.BLANK))
+        self._spellings(stay)
+        self.keep &= ~self.facts.has(Flag.EMPTY)
+        assert np.array_equal(self.keep & self.readable, self.keep)
+        return self.result()
+
+    def result(self) -> Verdict:
+        """What was found so far."""
+        shown = {row for finding in self.findings for row in (*finding.rows, *finding.others) if row >= 0}
+        columns = self.facts.columns
+        places = {row: f"{self.parts[columns['part'][row]].files[columns['file'][row]]}:{columns['line'][row]}" for row in shown}
+        return Verdict(self.keep, tuple(self.findings), self.like, places, self.facts.problems)
+
+    def note(self, kind: str, rows: Bools, *, by: Hashes | None = None, others: Ints | None = None) -> None:
+        """Count rows of a kind, and drop them where the policy says so. Each stands beside the first row with its key, or beside that of ``others``."""
+        import numpy as np
+
+        policy = str(vars(self.quality)[kind])
+        policy = "drop" if kind == "invalid" and policy == "keep" else policy
+        places = np.flatnonzero(rows) if policy != "off" else np.zeros(0, np.int64)
+        shown = places[:SHOWN].tolist()
+        beside = [int(others[row]) if others is not None else self._first(by, row) for row in shown]
+        by_part = np.bincount(self.facts.columns["part"][places], minlength=len(self.parts))
+        self.findings.append(Finding(kind, policy, len(places), tuple(by_part.tolist()), tuple(shown), tuple(beside)))
+        if policy == "drop":
+            self.keep[places] = False
+
+    def _first(self, by: Hashes | None, row: int) -> int:
+        """The earliest readable row of the same side with the same key; -1 when that is the row itself."""
+        if by is None:
+            return -1
+        first = int(((by == by[row]) & (self.held == self.held[row]) & self.readable).argmax())
+        return first if first != row else -1
+
+    def _repeats(self, keys: Hashes, among: Bools) -> Bools:
+        """Which of some rows have a key that an earlier one of them has, on the same side."""
+        import numpy as np
+
+        found = np.zeros(len(keys), bool)
+        for side in (self.held, ~self.held):
+            places = np.flatnonzero(among & side)
+            repeated = np.ones(len(places), bool)
+            repeated[np.unique(keys[places], return_index=True)[1]] = False
+            found[places] = repeated
+        return found
+
+    def _per_part(self, keys: Hashes) -> Hashes:
+        """Keys that only rows of one source have in common."""
+        import numpy as np
+
+        from tunefleet.data.sketches import mixed
+
+        return mixed(keys + mixed(self.facts.columns["part"].astype(np.uint64)))
+
+    def _near(self, distinct: Bools) -> None:
+        from tunefleet.data.resemblance import near_earlier
+
+        if self.quality.near_duplicates != "off":
+            for side in (self.held, ~self.held):
+                found = near_earlier(self.facts.sketch, distinct & side)
+                self.like[found >= 0] = found[found >= 0]
+        self.note("near_duplicates", self.like >= 0, others=self.like)
+
+    def _contradictions(self, distinct: Bools) -> None:
+        """A claim that an earlier row answered otherwise: the first row with an answer that is not the first of its claim."""
+        from tunefleet.data.sketches import mixed
+
+        claim = self.facts.columns["claim"]
+        claims = distinct & (claim != 0)
+        said = mixed(claim ^ mixed(self.facts.columns["answer"]))
+        self.note("contradictions", self._repeats(claim, claims) & ~self._repeats(said, claims), by=claim)
+
+    def _leakage(self) -> None:
+        """Training rows whose prompt is held out, then those that nearly equal a held-out row. A long chat's prompt is all before its last answer."""
+        import numpy as np
+
+        from tunefleet.data.resemblance import near_others
+
+        columns = self.facts.columns
+        held, opening, context = self.held & self.readable, columns["opening"], columns["context"]
+        prompt = np.where(context != 0, context, opening)
+        training = self.readable & ~self.held & self.keep
+        leaks = training & np.isin(prompt, prompt[held])
+        beside = np.full(len(prompt), -1, np.int64)
+        for row in np.flatnonzero(leaks)[:SHOWN].tolist():
+            beside[row] = int(((prompt == prompt[row]) & held).argmax())
+        self.note("leakage", leaks, others=beside)
+        if self.share:  # rows with the same prompt are on one side by themselves
+            drawn = self.readable & (context != 0) & (opening.astype(np.float64) < self.share * 2.0**64)
+            held, training = drawn, self.readable & (context != 0) & ~drawn & self.keep
+        near = np.full(len(prompt), -1, np.int64)
+        if self.quality.near_leakage != "off" and held.any():
+            rows = np.flatnonzero(training & ~leaks)
+            near[rows] = near_others(self.facts.sketch, rows, np.flatnonzero(held & self.keep))
+        self.note("near_leakage", near >= 0, others=near)
+
+    def _spellings(self, stay: Bools) -> None:
+        """Rows whose answer is a label that most rows of the source spell otherwise."""
+        import numpy as np
+
+        columns = self.facts.columns
+        odd, beside = np.zeros(len(stay), bool), np.full(len(stay), -1, np.int64)
+        for number in range(len(self.parts)):
+            rows = np.flatnonzero(stay & (columns["part"] == number))
+            if not is_labelled(self.facts, rows):
+                continue
+            pairs, first, counts = np.unique(np.stack([columns["answer"][rows], columns["spelling"][rows]]), axis=1, return_index=True, return_counts=True)
+            order = np.lexsort((first, -counts, pairs[0]))  # of each label the commonest spelling first
+            usual = np.concatenate([[True], pairs[0][order][1:] != pairs[0][order][:-1]])
+            leader = order[np.flatnonzero(usual)][np.cumsum(usual) - 1]
+            for place, like in zip(order[~usual].tolist(), leader[~usual].tolist(), strict=True):
+                spelt = rows[columns["spelling"][rows] == pairs[1][place]]
+                odd[spelt], beside[spelt] = True, rows[first[like]]
+        self.note("label_spellings", odd, others=beside)
+
+
+def is_labelled(facts: Facts, rows: Ints) -> bool:
+    """Whether the answers of some rows are labels: by their kind, or because they are short and few and come again and again."""
+    import numpy as np
+
+    if not len(rows):
+        return False
+    if facts.has(Flag.LABEL)[rows].any():
+        return True
+    answers = facts.columns["answer"][rows]
+    if (facts.columns["spelling"][rows] == 0).any() or len(np.unique(answers[:10_000])) > LABELS:
+        return False
+    labels = len(np.unique(answers))
+    return labels <= LABELS and len(rows) >= ROWS_PER_LABEL * labels
