@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
-from tunefleet.data.examples import Conversation, Example, Message, Text
+from tunefleet.data.examples import Conversation, Example, Judged, Labelled, Message, Pair, Preference, conversations_of, texts_of
 from tunefleet.data.keys import hashed, keys_of
 from tunefleet.data.layout import Encoded
 from tunefleet.data.settings import Quality
-from tunefleet.data.survey import Parsed, Part
+from tunefleet.data.survey import Parsed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +80,13 @@ class Facts:
         found: Bools = (self.columns["flags"] & flag.value) != 0
         return found
 
+    def at(self, part: int, file: int, lines: int = 0) -> Facts:
+        """The same rows as those of source number ``part`` and its file number ``file``, ``lines`` further down."""
+        import numpy as np
+
+        places = {"part": np.full(len(self), part, np.uint16), "file": np.full(len(self), file, np.uint32)}
+        return Facts({**self.columns, **places, "line": self.columns["line"] + np.uint32(lines)}, self.sketch, self.problems, self.names)
+
     def to_bytes(self) -> bytes:
         """For a file or another process; ``from_bytes`` reads it without trusting it."""
         import numpy as np
@@ -124,63 +131,59 @@ def needs_sketches(quality: Quality) -> bool:
     return quality.near_duplicates != "off" or quality.near_leakage != "off"
 
 
-def facts_of(part: Part, number: int, rows: Sequence[Parsed], encoded: Sequence[Sequence[Encoded] | str], *, near: bool) -> Facts:
-    """Facts of some rows of part number ``number``.
+def facts_of(rows: Sequence[Parsed], encoded: Sequence[Sequence[Encoded] | str], *, near: bool) -> Facts:
+    """Facts of some rows of one file, source and file number 0: ``at`` says which they are.
 
     ``encoded`` holds for every row the examples that it became, before any policy, or why it cannot be encoded; for a row that cannot be parsed it is
     not looked at. ``near`` makes sketches.
     """
     import numpy as np
 
-    from tunefleet.data.sketches import BANDS, sketches
+    from tunefleet.data.sketches import sketches
 
-    files = {file: place for place, file in enumerate(part.files)}
     columns = {name: np.zeros(len(rows), dtype) for name, dtype in COLUMNS.items()}
     problems: dict[int, str] = {}
     names: dict[int, str] = {}
     texts = []
-    columns["part"][:] = number
     for row, (parsed, made) in enumerate(zip(rows, encoded, strict=True)):
-        problem = parsed.problem if parsed.example is None else made if isinstance(made, str) else ""
-        values: dict[str, int] = {"file": files[parsed.row.path], "line": parsed.row.line}
+        columns["line"][row] = parsed.row.line
         if parsed.example is None or isinstance(made, str):
-            values["flags"] = int(Flag.INVALID)
+            columns["flags"][row] = int(Flag.INVALID)
+            texts.append("")
             if len(problems) < PROBLEMS:
-                problems[row] = problem
-        else:
-            values |= _of_example(parsed.example, names) | _of_tokens(made)
-            values["flags"] = values.pop("form") | values.pop("cut")
-            values["id"] = _id_key(parsed.row.values.get("id"))
+                problems[row] = made if parsed.example is not None and isinstance(made, str) else parsed.problem
+            continue
+        values = {**_of_example(parsed.example, names), **_of_tokens(made), "id": _id_key(parsed.row.values.get("id"))}
+        values["flags"] = values.pop("form") | values.pop("cut")
         for name, value in values.items():
             columns[name][row] = value
-        texts.append(text_of(parsed.example) if near and parsed.example is not None and not problem else "")
-    sketch = sketches(texts) if near else np.zeros((len(rows), 0), np.uint64)
-    assert sketch.shape[1] in (0, BANDS)
-    return Facts(columns, sketch, problems, names)
+        texts.append(text_of(parsed.example) if near else "")
+    return Facts(columns, sketches(texts) if near else np.zeros((len(rows), 0), np.uint64), problems, names)
 
 
 def text_of(example: Example) -> str:
-    """All words of an example, for the search of near duplicates and for reports."""
-    if isinstance(example, Text):
-        return example.text
-    return "\n".join(message.content for message in example.messages)
+    """All words of an example, for the search of near duplicates. The answers of a pair are words of it, its prompt once."""
+    said = [message.content for conversation in conversations_of(example)[:1] for message in conversation.messages]
+    if isinstance(example, Preference):
+        said += [message.content for message in example.rejected.messages[example.shared :]]
+    return "\n".join((*said, *texts_of(example)))
 
 
 def _of_example(example: Example, names: dict[int, str]) -> dict[str, int]:
     keys = keys_of(example)
-    answer, is_label = _answer_of(example)
+    answer = _answer_of(example)
     plain = " ".join(answer.casefold().split())
-    spelling = hashed(answer.encode()) if answer and len(answer) <= LABEL_CHARACTERS else 0
+    spelling = hashed(answer.encode()) if plain and len(answer) <= LABEL_CHARACTERS else 0
     if spelling and len(names) < NAMES:
         names[spelling] = answer
     return {
         "opening": keys.opening,
         "context": keys.context,
-        "claim": keys.context,
+        "claim": keys.claim,
         "whole": keys.whole,
         "answer": hashed(plain.encode()) if plain else keys.whole,
         "spelling": spelling,
-        "form": _form(example) | (Flag.LABEL if is_label else 0),
+        "form": int(_form(example) | (Flag.LABEL if isinstance(example, Labelled | Judged) else Flag(0))),
     }
 
 
@@ -192,19 +195,27 @@ def _of_tokens(encoded: Sequence[Encoded]) -> dict[str, int]:
     return {"tokens": sum(one.length for one in encoded), "supervised": supervised, "lost": sum(one.lost for one in encoded), "cut": int(cut)}
 
 
-def _answer_of(example: Example) -> tuple[str, bool]:
-    """What an example says to its claim, in words where it has them, and whether that is a label."""
-    if isinstance(example, Conversation):
-        return next((m.content for m in reversed(example.messages) if m.role == "assistant"), ""), False
-    return "", False
+def _answer_of(example: Example) -> str:
+    """What an example says to its claim, in words; nothing where no words say it."""
+    match example:
+        case Conversation(messages=messages):
+            return next((m.content for m in reversed(messages) if m.role == "assistant"), "")
+        case Judged(good=good):
+            return "good" if good else "bad"
+        case Labelled(labels=labels):
+            return ", ".join(sorted(labels))
+        case Pair(score=score):
+            return f"{score:g}"
+    return ""
 
 
-def _form(example: Example) -> int:
-    """Flags of what is wrong with an example's form."""
-    if isinstance(example, Text):
-        return 0
-    flags = Flag.BLANK if any(not m.content.strip() and not m.extra for m in example.messages) else Flag(0)
-    return int(flags | (Flag.ROLES if not _in_order(example.messages) else Flag(0)))
+def _form(example: Example) -> Flag:
+    """What is wrong with an example's form."""
+    spoken = conversations_of(example)
+    blank = any(not text.strip() for text in texts_of(example))
+    blank |= any(not m.content.strip() and not m.extra for conversation in spoken for m in conversation.messages)
+    ordered = all(_in_order(conversation.messages) for conversation in spoken)
+    return (Flag.BLANK if blank else Flag(0)) | (Flag(0) if ordered else Flag.ROLES)
 
 
 def _in_order(messages: Sequence[Message]) -> bool:

@@ -109,7 +109,7 @@ def _preference(example: Example, encoder: Encoder) -> Iterator[Encoded]:
     chosen, rejected = encoder.supervised(example.chosen), encoder.supervised(example.rejected)
     columns = {f"{name}_{column}": value for name, one in (("chosen", chosen), ("rejected", rejected)) for column, value in one.columns.items()}
     learnt = chosen.supervised + rejected.supervised if chosen.supervised and rejected.supervised else 0
-    yield Encoded(columns, chosen.length + rejected.length, learnt, chosen.truncated or rejected.truncated)
+    yield Encoded(columns, chosen.length + rejected.length, learnt, chosen.truncated or rejected.truncated, chosen.lost + rejected.lost)
 
 
 def _judged(example: Example, encoder: Encoder) -> Iterator[Encoded]:
@@ -118,7 +118,7 @@ def _judged(example: Example, encoder: Encoder) -> Iterator[Encoded]:
 
     assert isinstance(example, Judged)
     one = encoder.supervised(example.conversation)
-    yield Encoded({**one.columns, "good": np.array([example.good], np.uint8)}, one.length, one.supervised, one.truncated)
+    yield Encoded({**one.columns, "good": np.array([example.good], np.uint8)}, one.length, one.supervised, one.truncated, one.lost)
 
 
 def _labelled(example: Example, encoder: Encoder) -> Iterator[Encoded]:

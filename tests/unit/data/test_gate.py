@@ -41,7 +41,7 @@ def judged(parts, share=0.0, size=7, **policies):
         rows = list(Reading(part).parsed())
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
-            blocks.append(facts_of(part, number, block, [[Encoded({}, 3, 1)]] * len(block), near=needs_sketches(quality)))
+            blocks.append(facts_of(block, [[Encoded({}, 3, 1)]] * len(block), near=needs_sketches(quality)).at(number, 0))
     return judge(Facts.joined(blocks), parts, quality, share)
 
 
@@ -188,7 +188,7 @@ def test_facts_are_the_same_in_whatever_blocks_they_are_made(tmp_path):
     encoded = [[Encoded({}, 3, 1)]] * 61
 
     def made(size):
-        blocks = [facts_of(part, 0, parsed[i : i + size], encoded[i : i + size], near=True) for i in range(0, 61, size)]
+        blocks = [facts_of(parsed[i : i + size], encoded[i : i + size], near=True) for i in range(0, 61, size)]
         return Facts.joined([Facts.from_bytes(block.to_bytes()) for block in blocks])
 
     one, other = made(61), made(8)
