@@ -51,11 +51,17 @@ def tiny_llama(seed: int = 0) -> nn.Module:
     return LlamaForCausalLM(config)
 
 
-def tiny_run(*, stage: int = 0, precision: str = "fp32", **training: Any) -> RunFile:
+def tiny_run(*, stage: int = 0, precision: str = "fp32", offload: str = "none", **training: Any) -> RunFile:
     """A run file for the engine alone; ``training`` overrides keys of its training section."""
     section = {"max_steps": 100, "learning_rate": 1e-3, "precision": precision, "weight_decay": 0.01, **training}
     return RunFile.model_validate(
-        {"model": {"name_or_path": "none"}, "data": {"train": [{"path": "none"}]}, "training": section, "zero": {"stage": stage}, "output": "none"}
+        {
+            "model": {"name_or_path": "none"},
+            "data": {"train": [{"path": "none"}]},
+            "training": section,
+            "zero": {"stage": stage, "offload": offload},
+            "output": "none",
+        }
     )
 
 

@@ -157,9 +157,10 @@ def _targets(subject: Subject) -> Iterator[RequestError]:
 
 
 def _zero(subject: Subject) -> Iterator[RequestError]:
-    from tunefleet.trainers.zero import extra_problems
+    from tunefleet.trainers.zero import compiler_problems, extra_problems, offload_problems
 
-    yield from extra_problems(subject.run)
+    yield from (*extra_problems(subject.run), *offload_problems(subject.run))
+    yield from compiler_problems(subject.run) if subject.local else ()
 
 
 def _schedule(subject: Subject) -> Iterator[RequestError]:
@@ -232,7 +233,7 @@ CHECKS: Checks = (
     ((*SOURCE, "model.attn_implementation", "model.dtype", "training.precision", "peft.kind"), _model),
     *ROW_CHECKS,
     ((*SOURCE, "peft.kind", "peft.target_modules", "peft.modules_to_save"), _targets),
-    (("zero",), _zero),
+    (("zero", "training.optimizer"), _zero),
     (("training.max_steps", "training.warmup_steps"), _schedule),
     (("evaluation.metrics", "evaluation.early_stopping_metric", "evaluation.early_stopping_mode"), _metrics),
     (("evaluation.early_stopping_patience", "data.holdout"), _patience),

@@ -114,7 +114,7 @@ class Engine:
         if fresh:
             self.step(0.0)
             for state in self.deepspeed.basic_optimizer.state.values():
-                state["step"].zero_()
+                state["step"] *= 0  # a tensor, or the plain number of cpu_adamw
 
     def step(self, rate: float) -> Stepped:
         """Clip, update the weights with learning rate ``rate``, clear the gradients. A step that is not finite on any rank is skipped on all."""
@@ -157,9 +157,9 @@ class Engine:
         import torch
 
         optimizer = self.deepspeed.basic_optimizer
-        fused = bool(optimizer.defaults["fused"])
+        plain = self.run.training.optimizer.kind == "cpu_adamw"  # counts its steps in a plain number
         for flat in self.flat_parameters():
-            step = torch.tensor(float(updates), dtype=torch.float32, device=flat.device if fused else "cpu")
+            step = updates if plain else torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
             optimizer.state[flat] = {"step": step, "exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)}
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ def full_size(parameter: torch.Tensor) -> int:
 
 
 def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], run: RunFile) -> torch.optim.Optimizer:
-    """AdamW in one fused pass; biases and norms (vectors) are spared from weight decay."""
+    """AdamW in one fused pass; biases and norms (vectors) are spared from weight decay. The first ``cpu_adamw`` of a machine is compiled."""
     import torch
 
     training = run.training
@@ -199,13 +199,14 @@ def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], run: RunFile) -
     vectors = [p for p in parameters.values() if len(full_shape(p)) <= 1]
     groups: Iterable[list[torch.nn.Parameter]] = [matrices, vectors] if training.weight_decay else [list(parameters.values())]
     decays = (training.weight_decay, 0.0)
-    return torch.optim.AdamW(
-        [{"params": group, "weight_decay": decay} for group, decay in zip(groups, decays, strict=False) if group],
-        lr=run.learning_rate(),
-        betas=(training.optimizer.beta1, training.optimizer.beta2),
-        eps=training.optimizer.eps,
-        fused=True,
-    )
+    decaying = [{"params": group, "weight_decay": decay} for group, decay in zip(groups, decays, strict=False) if group]
+    numbers: dict[str, Any] = {"lr": run.learning_rate(), "betas": (training.optimizer.beta1, training.optimizer.beta2), "eps": training.optimizer.eps}
+    if training.optimizer.kind == "cpu_adamw":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        compiled: torch.optim.Optimizer = DeepSpeedCPUAdam(decaying, **numbers)
+        return compiled
+    return torch.optim.AdamW(decaying, **numbers, fused=True)
 
 
 def be_deterministic() -> None:

@@ -89,6 +89,15 @@ class Adamw(Settings):
     eps: PositiveFloat = Field(default=1e-8, description="added to the denominator")
 
 
+class CpuAdamw(Settings):
+    """The same AdamW, computed by DeepSpeed's vector code on the host, with zero.offload; a compiler builds it once a node, in about a minute."""
+
+    kind: Literal["cpu_adamw"] = "cpu_adamw"
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of the second moment")
+    eps: PositiveFloat = Field(default=1e-8, description="added to the denominator")
+
+
 class Training(Settings):
     """How long, how fast, how precisely."""
 
@@ -108,7 +117,7 @@ class Training(Settings):
     max_grad_norm: PositiveFloat | None = Field(default=1.0, description="gradients are scaled down to this global norm; null never")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="fp32, or bf16 with fp32 master weights, accumulation and reduction")
     gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass: less memory, about a third more time")
-    optimizer: Adamw = Field(default=Adamw(), description="the optimizer")
+    optimizer: Annotated[Adamw | CpuAdamw, Field(discriminator="kind"), BeforeValidator(_named)] = Field(default=Adamw(), description="the optimizer")
     deterministic: bool = Field(default=False, description="deterministic kernels on GPU, so that a resumed curve is bit-equal; CPU always is")
     seed: NonNegativeInt = Field(default=0, description="seeds order, dropout and new weights")
     skip_nonfinite_steps: NonNegativeInt = Field(default=3, description="steps in a row with a NaN or Inf gradient that are skipped before the run stops")
@@ -132,7 +141,9 @@ class Zero(Settings):
     """DeepSpeed ZeRO. Source: Rajbhandari et al. 2019, arXiv:1910.02054."""
 
     stage: Literal[0, 1, 2, 3] = Field(default=2, description="what is partitioned over ranks: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too")
-    offload: Literal["none"] = Field(default="none", description="offload to the host; not built yet")
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        default="none", description="held in host memory: optimizer (fp32 weights and moments; stages 1-3), or parameters (weights too; stage 3 only)"
+    )
     extra: dict[str, Any] = Field(default_factory=dict, description="DeepSpeed keys that are not ours to set")
 
 

@@ -149,11 +149,13 @@ class Worker:
         from tunefleet.trainers.engine import Engine
         from tunefleet.trainers.models import build
         from tunefleet.trainers.scoring import TokenScorer, verify
+        from tunefleet.trainers.zero import prepare_optimizer
 
         objective = make_objective(self.run.objective, self.stage.pad_id)
         built = build(self.run, self.world)
         if manifest is not None:
             load_weights(self.storage, manifest, built.model)
+        prepare_optimizer(self.run, lambda text: self.events.decisions([text]))
         engine = Engine(scorer := TokenScorer(built.model.to(self.world.device)), self.run, self.world)
         verify(scorer, to_device(objective.collate(objective.sample_records()), self.world.device))
         if manifest is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def deepspeed_config(run: RunFile, world: World) -> dict[str, Any]:
 
     Accumulation is ours (DeepSpeed is told 1 and given the boundary), gradients are accumulated and reduced in fp32, nothing is timed or printed.
     """
-    Refusal.raise_if(extra_problems(run))
+    Refusal.raise_if([*extra_problems(run), *offload_problems(run)])
     stage = effective_stage(run)
     config: dict[str, Any] = {
         "train_batch_size": world.size,
@@ -92,9 +93,44 @@ def deepspeed_config(run: RunFile, world: World) -> dict[str, Any]:
         "communication_data_type": "fp32",
         "timers": {"throughput": {"enabled": False}},
     }
+    config["zero_optimization"].update(_offload(run))
+    config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW updates tensors of the host as well, and nothing is compiled for it
     extra = dict(run.zero.extra)
     config["zero_optimization"].update(extra.pop("zero_optimization", {}))
     return {**config, **extra}
+
+
+def _offload(run: RunFile) -> dict[str, Any]:
+    """What DeepSpeed keeps in host memory; page-locked where a GPU reads it."""
+    host = {"device": "cpu", "pin_memory": run.scaling.use_gpu}
+    held = {"none": (), "optimizer": ("offload_optimizer",), "parameters": ("offload_optimizer", "offload_param")}[run.zero.offload]
+    return {key: dict(host) for key in held}
+
+
+def offload_problems(run: RunFile) -> list[SettingsError]:
+    """What cannot be held in host memory at this stage, and an optimizer of the host without anything there to optimize."""
+    zero, least = run.zero, {"none": 0, "optimizer": 1, "parameters": 3}[run.zero.offload]
+    problems = []
+    if zero.stage < least:
+        want = "zero.stage 3, which partitions the weights" if least == 3 else "zero.stage 1, 2 or 3, which partition the optimizer"
+        fix = f"set zero.stage to {least}, or zero.offload to " + ("optimizer" if least == 3 and zero.stage else "none")
+        problems.append(SettingsError(f"zero.offload: {zero.offload} cannot be offloaded at this stage", got=f"zero.stage: {zero.stage}", want=want, fix=fix))
+    if run.training.optimizer.kind == "cpu_adamw" and zero.offload == "none":
+        fix = "set zero.offload to optimizer, or training.optimizer to adamw"
+        want = "zero.offload: optimizer or parameters"
+        problems.append(SettingsError("training.optimizer: cpu_adamw updates what lies in host memory", got="zero.offload: none", want=want, fix=fix))
+    return problems
+
+
+def compiler_problems(run: RunFile) -> list[SettingsError]:
+    """What this machine lacks to compile the optimizer that was asked for."""
+    from shutil import which
+
+    if run.training.optimizer.kind != "cpu_adamw" or (which("g++") and which("ninja")):
+        return []
+    missing = ", ".join(name for name in ("g++", "ninja") if not which(name))
+    fix = "install it on every node, or set training.optimizer to adamw, which needs none"
+    return [SettingsError("training.optimizer: cpu_adamw must be compiled", got=f"no {missing}", want="g++ and ninja on the path of every worker", fix=fix)]
 
 
 def extra_problems(run: RunFile) -> list[SettingsError]:
@@ -136,6 +172,27 @@ def prepare_deepspeed(run: RunFile, device: torch.device) -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
         dist.init_process_group("gloo" if device.type == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+
+
+def prepare_optimizer(run: RunFile, say: Callable[[str], object]) -> None:
+    """Have DeepSpeed compile what the optimizer asks for, and say so before and after; nothing for torch's own. Ranks of a node wait for one another.
+
+    Raises SettingsError when it cannot be compiled here.
+    """
+    if run.training.optimizer.kind != "cpu_adamw":
+        return
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    say("training.optimizer: DeepSpeed compiles its CPU Adam, once a node: about a minute, a moment where that was done before")
+    began = time.monotonic()
+    try:
+        with quiet(run):
+            CPUAdamBuilder().load()
+    except (RuntimeError, ImportError, OSError) as error:
+        got = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fix = "install what is missing, or set training.optimizer to adamw, which needs no compiler"
+        raise SettingsError("training.optimizer: cpu_adamw cannot be compiled here", got=got, want="g++ and ninja on every node", fix=fix) from error
+    say(f"training.optimizer: CPU Adam is ready after {time.monotonic() - began:.0f} s")
 
 
 @contextmanager

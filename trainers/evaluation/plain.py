@@ -123,4 +123,4 @@ class PlainModel:
 def plain(run: RunFile) -> RunFile:
     """The run as one process computes it: nothing partitioned, nothing recomputed."""
     training = run.training.model_copy(update={"gradient_checkpointing": False})
-    return run.model_copy(update={"zero": run.zero.model_copy(update={"stage": 0}), "training": training})
+    return run.model_copy(update={"zero": run.zero.model_copy(update={"stage": 0, "offload": "none"}), "training": training})

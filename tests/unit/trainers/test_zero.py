@@ -6,7 +6,7 @@ from toys import tiny_run
 
 from tunefleet.cluster.errors import Refusal, SettingsError
 from tunefleet.cluster.world import World
-from tunefleet.trainers.zero import deepspeed_config, effective_stage, extra_problems, zero_decisions
+from tunefleet.trainers.zero import deepspeed_config, effective_stage, extra_problems, offload_problems, zero_decisions
 
 WORLD = World.single(torch.device("cpu"))
 
@@ -50,3 +50,20 @@ def test_a_misspelt_key_gets_the_nearest_and_one_that_writes_files_is_refused():
     assert "overlap_comm" in problem.fix
     with pytest.raises(SettingsError):
         deepspeed_config(with_extra({"tensorboard": {"enabled": True, "output_path": "/"}}), WORLD)
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload", "fix"), [(0, "optimizer", "zero.stage to 1"), (0, "parameters", "zero.stage to 3"), (2, "parameters", "to optimizer")]
+)
+def test_what_no_stage_can_offload_is_refused_with_the_stage_that_can(stage, offload, fix):
+    (problem,) = offload_problems(tiny_run(stage=stage, offload=offload))
+    assert problem.what.startswith("zero.offload")
+    assert fix in problem.fix
+    with pytest.raises(SettingsError):
+        deepspeed_config(tiny_run(stage=stage, offload=offload), WORLD)
+
+
+def test_the_hosts_optimizer_wants_something_there_to_optimize():
+    (problem,) = offload_problems(tiny_run(stage=2, optimizer="cpu_adamw"))
+    assert problem.what.startswith("training.optimizer")
+    assert offload_problems(tiny_run(stage=2, offload="optimizer", optimizer="cpu_adamw")) == []
