@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+S3_STAMP := .venv-s3/.installed
 PYTEST_ARGS ?=
 
 .PHONY: help setup quickstart test check format clean
@@ -26,6 +27,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# The S3 server of the tests, in an environment of its own.
+$(S3_STAMP): tests/s3/requirements.txt $(STAMP)
+	$(BIN)/python tests/s3server.py
+	@touch $@
+
 quickstart: $(STAMP)
 	$(BIN)/tunefleet train examples/quickstart.yaml --overwrite
 	$(BIN)/tunefleet generate runs/quickstart/export --prompt "Where does Mira live?" --max-new-tokens 24
@@ -36,7 +42,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check
+test: check $(S3_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not browser" $(PYTEST_ARGS)
 
 format: $(STAMP)

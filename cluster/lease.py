@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +23,9 @@ from tunefleet.cluster.storage import Storage
 
 TTL_S = 60.0
 """Seconds without renewal after which a holder on another machine counts as gone."""
+
+SETTLE_S = 0.5
+"""Seconds within which creators of one name meet on an object store that does not tell them apart at once."""
 
 
 class Lease:
@@ -49,8 +53,8 @@ class Lease:
                     want="one writer at a time",
                     fix="wait for it, end it, or choose another output",
                 )
-            mine = {"fence": fence + 1, "holder": holder, **_identity(), "time": _now(), "released": False}
-            if storage.create(_file(folder, fence + 1), _json(mine)):
+            mine = {"fence": fence + 1, "holder": holder, **_identity(), "time": _now(), "nonce": uuid.uuid4().hex, "released": False}
+            if storage.create(_file(folder, fence + 1), _json(mine)) and _kept(storage, _file(folder, fence + 1), mine):
                 break
         for old in range(max(1, fence - 1), fence + 1):
             storage.delete(_file(folder, old))
@@ -93,6 +97,14 @@ def newest(storage: Storage, folder: str) -> tuple[int, dict[str, Any] | None]:
     except (StorageError, ValueError):
         return fence, None
     return fence, record
+
+
+def _kept(storage: Storage, name: str, mine: Mapping[str, Any]) -> bool:
+    """Whether a record is still ours a moment after it was created. Some object stores say yes to several who create one name in the same instant."""
+    if storage.appends:
+        return True
+    time.sleep(SETTLE_S)
+    return bool(json.loads(storage.read(name)) == mine)
 
 
 def _alive(storage: Storage, folder: str, fence: int, record: Mapping[str, Any], ttl_s: float) -> bool:

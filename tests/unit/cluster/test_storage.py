@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tunefleet.cluster import storage as storage_module
 from tunefleet.cluster.errors import SettingsError, StorageError
-from tunefleet.cluster.storage import Folder, file_events, hash_file, open_storage
+from tunefleet.cluster.storage import file_events, hash_file, open_storage
+from tunefleet.cluster.storages.folder import Folder
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import torch
 
 from tunefleet.cluster import storage as storage_module
 from tunefleet.cluster.errors import CheckpointError, OutputError, StorageError
-from tunefleet.cluster.storage import Folder, open_storage
+from tunefleet.cluster.storage import open_storage
+from tunefleet.cluster.storages.folder import Folder
 from tunefleet.trainers.checkpoint import Saving, commit, drop_after, load_plain, newest, read_manifest, retain, write_part
 from tunefleet.trainers.fragment_files import Fragment
 

@@ -1,0 +1,1 @@
+"""The kinds of storage: a folder, and an S3 bucket."""
