@@ -15,7 +15,7 @@ from tunefleet.cluster.errors import StorageError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tunefleet.data.files import OpenShards
+    from tunefleet.data.storefiles import OpenShards
 
 
 class Course(Protocol):

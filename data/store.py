@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from tunefleet.cluster.errors import DataError, StorageError, nearest
 from tunefleet.cluster.storage import Storage, open_storage
-from tunefleet.data.files import Files, OpenShards
 from tunefleet.data.layout import Record
 from tunefleet.data.settings import Cache
 from tunefleet.data.shards import INDEX, LENGTH, Index, SplitIndex
+from tunefleet.data.storefiles import Files, OpenShards
 
 if TYPE_CHECKING:
     import numpy as np
