@@ -28,6 +28,7 @@ def ours(gate: Gate, work: Work, store: str) -> None:
     from tunefleet.cluster.metrics import Lines
     from tunefleet.cluster.storage import open_storage
     from tunefleet.trainers.engine import Engine
+    from tunefleet.trainers.hostmemory import kept_from_step_to_step
     from tunefleet.trainers.loop import State, train_loop
     from tunefleet.trainers.schedule import schedule
     from tunefleet.trainers.scoring import TokenScorer
@@ -52,6 +53,7 @@ def ours(gate: Gate, work: Work, store: str) -> None:
 
         tokens = 0
 
+    kept_from_step_to_step()
     gate.open()
     watchers = [log, Turns()]
     train_loop(

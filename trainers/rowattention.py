@@ -55,13 +55,14 @@ def row_attention(
         return found
     groups = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]  # neighbours of one length in one go
     sizes = [length * rows for length, rows in groups]
-    parts = zip(*(tensor.split(sizes, dim=2) for tensor in (query_1HNE, key_1HNE, value_1HNE)), groups, strict=True)
+    parts = zip(*(torch.split(tensor, sizes, dim=2) for tensor in (query_1HNE, key_1HNE, value_1HNE)), groups, strict=True)
     outputs = [_attend(module, *(_rows(part, rows, length) for part in (query, key, value)), **kwargs) for query, key, value, (length, rows) in parts]
     return torch.cat([output.flatten(0, 1) for output in outputs])[None], None
 
 
 def _rows(part_1HNE: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-    return part_1HNE.unflatten(2, (rows, length))[0].transpose(0, 1)
+    _, heads, _, width = part_1HNE.shape
+    return part_1HNE.reshape(heads, rows, length, width).transpose(0, 1)
 
 
 def _attend(
@@ -79,8 +80,8 @@ def _attend(
     if query_GHLE.dtype is not torch.bfloat16 or length > SHORT_ROW or dropout or scaling is None:
         output: torch.Tensor = sdpa_attention_forward(module, query_GHLE, key_GHLE, value_GHLE, None, scaling=scaling, dropout=dropout, **kwargs)[0]
         return output
-    groups = query_GHLE.shape[1] // key_GHLE.shape[1]
-    query, key, value = (t.flatten(0, 1) for t in (query_GHLE, repeat_kv(key_GHLE, groups), repeat_kv(value_GHLE, groups)))
+    shared = query_GHLE.shape[1] // key_GHLE.shape[1]
+    query, key, value = (t.flatten(0, 1) for t in (query_GHLE, repeat_kv(key_GHLE, shared), repeat_kv(value_GHLE, shared)))
     future_LL = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
     weights = torch.baddbmm(future_LL, query, key.transpose(1, 2), alpha=scaling).softmax(-1)
-    return torch.bmm(weights, value).unflatten(0, query_GHLE.shape[:2]).transpose(1, 2)
+    return torch.bmm(weights, value).view(query_GHLE.shape).transpose(1, 2)

@@ -83,7 +83,7 @@ class TokenScorer(nn.Module):
         A named tuple, since ZeRO-3 looks for the tensors of what a module returns.
         """
         causal, labels_BT = causal_model(self.model), batch["labels"]
-        given = {name: batch[name] for name in self.inputs}
+        given: dict[str, Any] = {name: batch[name] for name in self.inputs}
         mask_BT = labels_BT >= 0
         if whole:
             logits_ND = causal(**given, use_cache=False).logits[mask_BT].float()

@@ -16,6 +16,7 @@ from tunefleet.cluster.errors import CheckpointError, OutputError
 from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import EXPORT
+from tunefleet.trainers.hostmemory import kept_from_step_to_step
 from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.loop import State, Watcher, seed_round, to_device, train_loop
 from tunefleet.trainers.objective import Objective, make_objective
@@ -97,6 +98,8 @@ class Worker:
 
     def train(self) -> State:
         """From the newest checkpoint to the last step, or to early stopping."""
+        if self.world.device.type == "cpu":
+            kept_from_step_to_step()
         watchers = self._watchers()
         if self.evaluation is not None:
             self.evaluation.begin(self.state)
