@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from tunefleet.cluster.errors import StorageError
-from tunefleet.cluster.storage import Storage, hash_file
 from tunefleet.data.layout import Layout
 from tunefleet.data.settings import Data
 from tunefleet.data.survey import Part
 from tunefleet.data.tokens import Encoder
 
-VERSION = 2  # rises whenever the same rows would become other shards
-HASHES = "hashes.json"
+VERSION = 3  # rises whenever the same rows would become other shards
 
 
-def fingerprint(data: Data, layout: Layout, encoder: Encoder, parts: Sequence[Part], hashes: dict[str, str]) -> str:
+def fingerprint(data: Data, layout: Layout, encoder: Encoder, parts: Sequence[Part], hashes: Mapping[str, str]) -> str:
     """Rows, formats, tokenizer, template, length, layout, held-out share and policies. Paths are not in it: rows that move stay prepared."""
     sources = [
         {
@@ -41,42 +36,3 @@ def fingerprint(data: Data, layout: Layout, encoder: Encoder, parts: Sequence[Pa
         "quality": data.quality.model_dump(),
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def content_hashes(files: Sequence[str], store: Storage) -> dict[str, str]:
-    """The sha256 of every file. A local file that has kept its size and time is not read again: its hash stands in the store."""
-    known = _known(store)
-    fresh: dict[str, Any] = {}
-    hashes: dict[str, str] = {}
-    for file in files:
-        if "://" in file:
-            hashes[file] = _hash_stream(file)
-            continue
-        path = Path(file).resolve()
-        stat = path.stat()
-        entry = known.get(str(path))
-        if not entry or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-            entry = fresh[str(path)] = [stat.st_size, stat.st_mtime_ns, hash_file(path)[0]]
-        hashes[file] = entry[2]
-    if fresh:
-        store.put(HASHES, json.dumps(known | fresh, indent=0).encode())
-    return hashes
-
-
-def _known(store: Storage) -> dict[str, Any]:
-    """Hashes of earlier calls. It is a cache: one that cannot be understood is made anew."""
-    try:
-        value = json.loads(store.read(HASHES)) if store.exists(HASHES) else {}
-    except (ValueError, StorageError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _hash_stream(address: str) -> str:
-    import fsspec
-
-    digest = hashlib.sha256()
-    with fsspec.open(address, "rb") as stream:
-        while chunk := stream.read(4 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,75 +1,115 @@
 """Rows to a store of shards, once: the same rows, tokenizer, template, length, layout and policies are never tokenised twice.
 
-Two passes. The first reads every row and finds what is equal to what; the second tokenises what stays, writes it, and draws the held-out share. The store
-``<data.store>/<fingerprint>/`` appears whole, so that several preparers do not meet, and one that is killed leaves nothing that counts.
+    scan        every file is read once and cut into blocks by its content (data/blocks.py); their hashes are the rows' part of the fingerprint
+    blocks      each is tokenised and its facts are gathered, on any core (data/blockwork.py); what became of it is kept (data/pieces.py)
+    judge       once, over the facts of all rows (data/gate.py)
+    shards      each is put together from pieces, on any core, straight in its final place (data/assembly.py); the index comes last
+
+Nothing but facts, some hundred bytes a row, is ever held of all rows. A preparer that is killed leaves finished blocks, which the next one takes up; several at
+once write the same bytes under the same names, and the index of the first counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 from tunefleet.cluster.errors import DataError, StorageError
-from tunefleet.cluster.storage import open_storage
-from tunefleet.data.examples import Text
-from tunefleet.data.fingerprint import content_hashes, fingerprint
-from tunefleet.data.keys import hashed
-from tunefleet.data.layout import Encoded, Layout
-from tunefleet.data.quality import Tally, judge
-from tunefleet.data.rows import source_files
+from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.cluster.tasks import Here, Tasks
+from tunefleet.data.assembly import HOLDOUT, Placed
+from tunefleet.data.blocks import Block, Scan, Sizes, scan, total_bytes
+from tunefleet.data.blockwork import Done, Task, Work, block_key, do_block
+from tunefleet.data.facts import Facts, needs_sketches
+from tunefleet.data.fingerprint import fingerprint
+from tunefleet.data.gate import judge, judge_early
+from tunefleet.data.layout import Layout
+from tunefleet.data.making import Making
+from tunefleet.data.pieces import BLOCKS, Piece, key_of
+from tunefleet.data.rows import read_rows, source_files
 from tunefleet.data.settings import Data, Source
-from tunefleet.data.shards import INDEX, Columns, Index, write_index
-from tunefleet.data.splits import HOLDOUT, Item, Sink
-from tunefleet.data.staging import appearing
+from tunefleet.data.shards import INDEX, SHARD_BYTES
 from tunefleet.data.store import Store
-from tunefleet.data.survey import Part, Reading, Survey, problem_of, take_survey
+from tunefleet.data.survey import Part, Reading
 from tunefleet.data.tokens import Encoder
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+ALONE_BYTES = 64 << 20
+"""As much text is tokenised by this process alone, on all its cores, in the time that a Ray session takes to start and to load the tokenizer."""
+EARLY_ROWS = 50_000  # a policy that says error stops here, at twice as many, and so on: full counts for small data, no wasted hour for large
+_SCANNED_AT_ONCE = 4  # files; hashing lets other threads run
 
-BATCH_ROWS = 1000
-REFUSE_BATCHES = 50  # a policy that says error stops here and at the end: full counts for small data, no wasted hour for large
-Progress = Callable[[int, int], None]
-"""Called with rows done and rows in all."""
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes. They decide how the work is divided and how large shards are, and nothing else."""
+
+    blocks: Sizes = field(default_factory=Sizes)
+    shard: int = SHARD_BYTES
+    alone: int = ALONE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far the tokenising is: rows and bytes of text that are done, and bytes in all."""
+
+    rows: int
+    bytes: int
+    of: int
+
+
+Progress = Callable[[Advance], None]
+Cluster = Callable[[], AbstractContextManager[Tasks]]
+"""Opens a Ray session, for as long as the block lasts. Called only where there is enough to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A store that stands. ``counts``: rows read, rows kept, examples written (``train`` and ``holdout`` of them), tokens, and the quality gate's."""
+    """A store that stands. ``counts``: rows read, rows kept, examples written (``train`` and ``holdout`` of them), tokens, and the quality gate's.
+
+    ``version`` names the rows, whatever their order (see data/versions.py). ``blocks`` that there are, and ``found`` of them that were tokenised before
+    (all of a store that stood: ``created`` is False).
+    """
 
     store: str
     fingerprint: str
+    version: str
     counts: dict[str, int]
     decisions: list[str]
     created: bool
+    blocks: int
+    found: int
 
 
-def prepare(data: Data, layout: Layout, tokenizer: Any, *, on_progress: Progress | None = None) -> Prepared:
+def prepare(
+    data: Data, layout: Layout, tokenizer: Any, *, on_progress: Progress | None = None, cluster: Cluster | None = None, limits: Limits | None = None
+) -> Prepared:
     """Make the store of a run file's data section, or find it: then no row is read, and the rows' files only where they have changed.
 
+    ``cluster`` is used for large inputs; without it, and for small ones, this process does the work.
     Raises DataError for rows that cannot be trained on, SettingsError for a template or a format that is none, StorageError where it cannot be written.
     """
+    limits = limits or Limits()
     encoder = Encoder(tokenizer, data.chat_template, data.max_length)
     parts = parts_of(data)
     stores = open_storage(data.store)
-    hashes = content_hashes([file for part in parts for file in part.files], stores)
-    mark = fingerprint(data, layout, encoder, parts, hashes)
+    scanned = _scanned(parts, limits.blocks, stores)
+    mark = fingerprint(data, layout, encoder, parts, {parts[file.part].files[file.number]: file.scan.content for file in scanned})
     home = stores.sub(mark[:16])
-    created = not home.exists(INDEX)
+    blocks, found, created = sum(len(file.scan.blocks) for file in scanned), 0, not home.exists(INDEX)
     if created:
-        with appearing(Path(home.address)) as folder:
-            _make(folder, mark, data, layout, encoder, parts, on_progress or (lambda done, rows: None))
+        preparing = _Preparing(data, layout, encoder, parts, stores, limits, on_progress or (lambda advance: None), cluster)
+        found = preparing.make(mark, [_Place(file.part, file.number, block) for file in scanned for block in file.scan.blocks])
     index = Store.open(home.address).index
     if index.fingerprint != mark:
         raise StorageError(
             f"{home.address}: the store of another preparation", got=index.fingerprint[:16], want=mark[:16], fix="remove this folder: it is made anew"
         )
-    return Prepared(home.address, mark, dict(index.counts), list(index.meta["decisions"]), created)
+    said = index.meta
+    return Prepared(home.address, mark, said["version"], dict(index.counts), list(said["decisions"]), created, blocks, found if created else blocks)
 
 
 def parts_of(data: Data) -> list[Part]:
@@ -90,89 +130,125 @@ def _names(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-def _make(folder: Path, mark: str, data: Data, layout: Layout, encoder: Encoder, parts: Sequence[Part], progress: Progress) -> None:
-    readings, tally = [Reading(part, layout.takes) for part in parts], Tally(data.quality)
-    survey = take_survey(readings, near=data.quality.near_duplicates != "off")
-    tally.found("invalid", survey.invalid)
-    dropped = judge(survey, tally)
-    tally.refuse(survey.rows)
-    encoder.know(survey.labels)
-    share = data.holdout if isinstance(data.holdout, float) else 0.0
-    with Sink(folder, layout, encoder.tokenizer, [reading.part for reading in readings], held=data.holdout not in (0.0, [])) as sink:
-        kept = 0
-        for count, batch in enumerate(_batches(_staying(readings, survey, dropped)), start=1):
-            encoder.read_ahead([item.example for item in batch])
-            for item in batch:
-                encoded = _encode(item, layout, encoder, tally)
-                kept += bool(encoded)
-                for answer, one in encoded:
-                    sink.add(item, answer, one, held=item.part.held or _draws(item, one) < share * 2.0**64)
-            if count % REFUSE_BATCHES == 0:
-                tally.refuse(batch[-1].number + 1)
-            progress(batch[-1].number + 1, survey.rows)
-        tally.refuse(survey.rows)
-        splits = sink.close()
-    _refuse_empty(splits, tally, survey)
-    counts = {"rows": survey.rows, "kept": kept, "examples": sum(s.rows for s in splits.values()), "tokens": sum(s.tokens for s in splits.values())}
-    counts |= {"supervised": sum(s.supervised for s in splits.values()), "train": splits["train"].rows}
-    counts |= {HOLDOUT: splits[HOLDOUT].rows if HOLDOUT in splits else 0, **tally.counts}
-    decisions = [reading.decision for reading in readings if reading.decision] + encoder.decisions + tally.decisions()
-    meta = {"decisions": decisions, "sets": sink.sets, "chat_template": encoder.template_id(), "labels": list(encoder.labels)}
-    write_index(folder, Index(fingerprint=mark, layout=Columns.of(layout), splits=splits, counts=counts, meta=meta))
+class _Scanned(NamedTuple):
+    """A file of a part, both by number."""
+
+    part: int
+    number: int
+    scan: Scan
 
 
-def _staying(readings: Sequence[Reading], survey: Survey, dropped: npt.NDArray[np.bool_]) -> Iterator[Item]:
-    """The second pass: the rows that were not dropped, in the same order."""
-    opening, number = survey.keys("opening"), 0
-    for reading in readings:
-        for parsed in reading.parsed():
-            if parsed.example is None:
-                continue
-            if number >= len(dropped):
-                break
-            if not dropped[number]:
-                yield Item(reading.part, parsed, number, int(opening[number]))
-            number += 1
-    if number != len(dropped):
-        raise DataError(
-            "the rows changed while they were prepared", got=f"{number} rows", want=f"{len(dropped)} rows", fix="prepare again when the files are at rest"
+class _Place(NamedTuple):
+    """Where a block stands: number of the part, number of the file in it."""
+
+    part: int
+    file: int
+    block: Block
+
+    def facts(self, piece: Piece) -> Facts:
+        """A piece's facts, as those of rows that stand here."""
+        return piece.facts.at(self.part, self.file, self.block.line - 1)
+
+
+def _scanned(parts: Sequence[Part], sizes: Sizes, stores: Storage) -> list[_Scanned]:
+    """All files of all parts, in order."""
+    wanted = [(number, place, part.source, path) for number, part in enumerate(parts) for place, path in enumerate(part.files)]
+    with ThreadPoolExecutor(_SCANNED_AT_ONCE) as pool:
+        return list(pool.map(lambda one: _Scanned(one[0], one[1], scan(one[2], one[3], sizes, stores)), wanted))
+
+
+@dataclass(frozen=True)
+class _Preparing:
+    """A store that is being made."""
+
+    data: Data
+    layout: Layout
+    encoder: Encoder
+    parts: Sequence[Part]
+    stores: Storage
+    limits: Limits
+    progress: Progress
+    cluster: Cluster | None
+
+    def make(self, mark: str, places: Sequence[_Place]) -> int:
+        """Make it; returns how many blocks had been tokenised before."""
+        for number, part in enumerate(self.parts):
+            if all(place.part != number for place in places):
+                raise _no_rows(part)
+        readings = [_chosen(part, self.layout) for part in self.parts]
+        work = Work(
+            store=self.stores.address,
+            layout=self.layout,
+            tokenizer=self.encoder.tokenizer,
+            template=self.data.chat_template,
+            max_length=self.data.max_length,
+            encoder=self.encoder.name(),
+            near=needs_sketches(self.data.quality),
         )
+        tasks = [self._task(work, readings[place.part], place.block) for place in places]
+        known = {key_of(name) for name in self.stores.list(f"{BLOCKS}/")}
+        left = total_bytes([task.block for task in tasks if task.key not in known])
+        with self._workers(left) as workers:
+            done = self._blocks(workers, work, tasks, places)
+            facts = Facts.joined([place.facts(piece) for place, one in zip(places, done, strict=True) for piece in one.pieces])
+            for number in set(range(len(self.parts))) - set(facts.columns["part"].tolist()):
+                raise _no_rows(self.parts[number])
+            verdict = judge(facts, self.parts, self.data.quality, _share(self.data))
+            verdict.refuse()
+            making = Making(self.stores, mark, work, self.parts, self.data.holdout not in (0.0, []), self.limits.shard)
+            decisions = [reading.decision for reading in readings if reading.decision]
+            making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, workers)
+        return sum(not one.made for one in done)
+
+    def _task(self, work: Work, reading: Reading, block: Block) -> Task:
+        source, share = reading.part.source, 1.0 if reading.part.held else _share(self.data)
+        return Task(block_key(work, block, source, reading.kind, share), block, source, reading.kind, reading.decision, share)
+
+    def _workers(self, left: int) -> AbstractContextManager[Tasks]:
+        """Who does it: this process alone where there is little left to do."""
+        return self.cluster() if self.cluster is not None and left > self.limits.alone else nullcontext(Here())
+
+    def _blocks(self, workers: Tasks, work: Work, tasks: Sequence[Task], places: Sequence[_Place]) -> list[Done]:
+        """What became of every block. Equal blocks are done once."""
+        numbers: dict[str, list[int]] = {}
+        for number, task in enumerate(tasks):
+            numbers.setdefault(task.key, []).append(number)
+        first = [tasks[same[0]] for same in numbers.values()]
+        done: dict[int, Done] = {}
+        rows, bytes_done, look_at, bytes_in_all = 0, 0, EARLY_ROWS, total_bytes([task.block for task in tasks])
+        for place, one in workers.run(do_block, work, first):
+            for number in numbers[first[place].key]:
+                done[number] = one
+                rows, bytes_done = rows + sum(len(piece.facts) for piece in one.pieces), bytes_done + tasks[number].block.bytes
+            self.progress(Advance(rows, bytes_done, bytes_in_all))
+            if rows >= look_at:
+                look_at = 2 * rows
+                some = [places[number].facts(piece) for number in sorted(done) for piece in done[number].pieces]
+                judge_early(Facts.joined(some), self.parts, self.data.quality)
+        return [done[number] for number in range(len(tasks))]
 
 
-def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
-    while batch := list(islice(items, BATCH_ROWS)):
-        yield batch
+def _placed(places: Sequence[_Place], tasks: Sequence[Task], done: Sequence[Done]) -> Iterator[Placed]:
+    """All pieces in the order of their rows."""
+    first = 0
+    for place, task, one in zip(places, tasks, done, strict=True):
+        for piece in one.pieces:
+            yield Placed(piece, place.part, first, task.share)
+            first += len(piece.facts)
 
 
-def _encode(item: Item, layout: Layout, encoder: Encoder, tally: Tally) -> list[tuple[int, Encoded]]:
-    """The examples that a row became, none when a policy drops it, each with the number of the answer that it holds (-1: all up to the last).
-
-    An empty example is never kept.
-    """
-    where = item.parsed.row.where
-    try:
-        encoded = list(layout.encode(item.example, encoder))
-    except DataError as error:
-        tally.found("invalid", [f"{where}: {problem_of(error)}"])
-        return []
-    found = {"truncated": any(e.truncated for e in encoded), "unsupervised": not any(e.supervised for e in encoded)}
-    for kind, is_so in found.items():
-        if is_so:
-            tally.found(kind, [where])
-    if any(is_so and tally.policy(kind) != "keep" for kind, is_so in found.items()):
-        return []
-    return [(place if len(encoded) > 1 else -1, e) for place, e in enumerate(encoded) if e.length and (e.supervised or found["unsupervised"])]
+def _no_rows(part: Part) -> DataError:
+    return DataError(f"{part.source.path}: holds no rows", got="an empty file", want="one row or more", fix="fill it, or take it out of the sources")
 
 
-def _draws(item: Item, encoded: Encoded) -> int:
-    """What a held-out share is drawn by: the hash of the prompt's text, or of the example itself for raw text. The seed has no part in it."""
-    return hashed(encoded.columns["ids"].tobytes()) if isinstance(item.example, Text) else item.opening
+def _share(data: Data) -> float:
+    return data.holdout if isinstance(data.holdout, float) else 0.0
 
 
-def _refuse_empty(splits: dict[str, Any], tally: Tally, survey: Survey) -> None:
-    dropped = ", ".join(f"{count} {kind}" for kind, count in tally.counts.items() if count and tally.policy(kind) == "drop")
-    got = f"{survey.rows} rows read, dropped: {dropped or 'none'}"
-    if not splits["train"].rows:
-        raise DataError("data.train: no row is left to train on", got=got, want="one row or more", fix="add rows, or loosen data.quality or data.holdout")
-    if HOLDOUT in splits and not splits[HOLDOUT].rows:
-        raise DataError("data.holdout: no row is held out", got=got, want="one row or more", fix="raise data.holdout, name held-out sources, or set it to 0")
+def _chosen(part: Part, layout: Layout) -> Reading:
+    """How a part is read: decided by its first good row, so that every block is read alike."""
+    reading = Reading(part, layout.takes, kind="" if part.source.format == "auto" else part.source.format)
+    rows = read_rows(part.source)
+    while not reading.kind and (row := next(rows, None)) is not None:
+        reading.parse(row)
+    return reading

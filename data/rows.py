@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -45,10 +45,15 @@ def read_rows(source: Source) -> Iterator[Row]:
     Everything but ``.json`` is streamed. Raises DataError for files that are missing, of an unknown kind, or broken as a whole.
     """
     for path in source_files(source.path):
-        for line, values, problem in READERS[_suffix(path)](source, path):
-            if not problem and source.columns:
-                values, problem = _renamed(values, source.columns)
-            yield Row(path, line, values, problem or _text_problem(values))
+        yield from finished(source, path, READERS[suffix_of(path)](source, path))
+
+
+def finished(source: Source, path: str, numbered: Iterable[Numbered]) -> Iterator[Row]:
+    """Rows with the columns that the source wants, those with text that cannot be tokenised marked."""
+    for line, values, problem in numbered:
+        if not problem and source.columns:
+            values, problem = _renamed(values, source.columns)
+        yield Row(path, line, values, problem or _text_problem(values))
 
 
 def source_files(path: str) -> list[str]:
@@ -62,16 +67,16 @@ def source_files(path: str) -> list[str]:
     if any(sign in path for sign in "*?["):
         found = [p for p in system.glob(inner) if system.isfile(p) and not _hidden(p)]
     elif system.isdir(inner):
-        found = [p for p in system.find(inner) if _suffix(p) in READERS and not _hidden(p)]
+        found = [p for p in system.find(inner) if suffix_of(p) in READERS and not _hidden(p)]
     else:
         found = [inner] if system.isfile(inner) else []
     if not found:
         raise _nothing_at(path)
     for name in found:
-        if _suffix(name) not in READERS:
+        if suffix_of(name) not in READERS:
             kinds = ", ".join(sorted(READERS))
             raise DataError(
-                f"{name}: unknown kind of file", got=_suffix(name) or "no suffix", want=f"one of {kinds} (also with .gz)", fix="rename or convert it"
+                f"{name}: unknown kind of file", got=suffix_of(name) or "no suffix", want=f"one of {kinds} (also with .gz)", fix="rename or convert it"
             )
     if found == [inner]:
         return [path]
@@ -83,7 +88,8 @@ def _hidden(path: str) -> bool:
     return PurePosixPath(path).name.startswith(".")
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """The kind of a file: ``.jsonl``, also of ``rows.jsonl.gz``."""
     name = PurePosixPath(path)
     return PurePosixPath(name.stem).suffix.lower() if name.suffix.lower() in COMPRESSED else name.suffix.lower()
 
@@ -113,7 +119,8 @@ def _nothing_at(path: str) -> DataError:
     )
 
 
-def _open(path: str) -> IO[bytes]:
+def open_rows(path: str) -> IO[bytes]:
+    """The bytes of a file, decompressed."""
     import fsspec
 
     stream: IO[bytes] = fsspec.open(path, "rb", compression="infer").open()
@@ -124,21 +131,26 @@ def _open_text(path: str) -> IO[str]:
     """Decode as UTF-8; bytes that are none become lone surrogates, which make their row invalid and leave the others alone."""
     import io
 
-    return io.TextIOWrapper(_open(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return io.TextIOWrapper(open_rows(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _jsonl(_: Source, path: str) -> Iterator[Numbered]:
-    with _open(path) as stream:
-        for line, raw in enumerate(stream, start=1):
-            try:
-                text = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
-                if text:
-                    value = json.loads(text)
-                    yield line, value if isinstance(value, dict) else {}, "" if isinstance(value, dict) else f"{type(value).__name__}, not an object"
-            except UnicodeDecodeError as error:
-                yield line, {}, f"not UTF-8: {error.reason} at byte {error.start}"
-            except (ValueError, RecursionError) as error:
-                yield line, {}, f"not JSON: {error}"
+    with open_rows(path) as stream:
+        yield from json_lines(stream)
+
+
+def json_lines(lines: Iterable[bytes]) -> Iterator[Numbered]:
+    """The objects of lines, counted from 1; blank ones are passed over."""
+    for line, raw in enumerate(lines, start=1):
+        try:
+            text = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
+            if text:
+                value = json.loads(text)
+                yield line, value if isinstance(value, dict) else {}, "" if isinstance(value, dict) else f"{type(value).__name__}, not an object"
+        except UnicodeDecodeError as error:
+            yield line, {}, f"not UTF-8: {error.reason} at byte {error.start}"
+        except (ValueError, RecursionError) as error:
+            yield line, {}, f"not JSON: {error}"
 
 
 def _json(source: Source, path: str) -> Iterator[Numbered]:
@@ -193,17 +205,35 @@ def _check_header(path: str, header: list[str]) -> None:
 
 
 def _parquet(_: Source, path: str) -> Iterator[Numbered]:
+    with open_rows(path) as stream:
+        yield from parquet_rows(path, open_parquet(path, stream))
+
+
+def open_parquet(path: str, stream: IO[bytes]) -> Any:
+    """A Parquet file whose schema is harmless. Raises DataError for one that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _open(path) as stream:
-        try:
-            _refuse_extensions(path, stream)
-            rows = (row for batch in pq.ParquetFile(stream).iter_batches(batch_size=PARQUET_ROWS) for row in batch.to_pylist())
-            for line, values in enumerate(rows, start=1):
-                yield line, values, ""
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: cannot be read as Parquet", got=str(error).splitlines()[0], fix="write the file anew") from error
+    try:
+        _refuse_extensions(path, stream)
+        return pq.ParquetFile(stream)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(path, error) from error
+
+
+def parquet_rows(path: str, file: Any, groups: Sequence[int] | None = None) -> Iterator[Numbered]:
+    """The rows of some row groups, all where none are named, counted from 1."""
+    import pyarrow as pa
+
+    try:
+        batches = file.iter_batches(batch_size=PARQUET_ROWS, row_groups=groups)
+        yield from ((line, values, "") for line, values in enumerate((row for batch in batches for row in batch.to_pylist()), start=1))
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(path, error) from error
+
+
+def _broken_parquet(path: str, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read as Parquet", got=str(error).splitlines()[0], fix="write the file anew")
 
 
 def _refuse_extensions(path: str, stream: IO[bytes]) -> None:
@@ -231,19 +261,23 @@ def _spellings(word: bytes) -> list[bytes]:
 
 
 def _documents(source: Source, path: str) -> Iterator[Numbered]:
-    """Documents of plain text, ended by the source's separator. White space around a document is the separator's; a blank one is none."""
-    separator, pending, tail, line = source.separator, [""], "", 1
-    keep = len(separator) - 1
     with _open_text(path) as stream:
-        while chunk := stream.read(CHUNK_CHARACTERS):
-            *ended, rest = (tail + chunk).split(separator) if separator else (tail + chunk,)
-            for part in ended:
-                document, pending = "".join([*pending, part]), []
-                yield from _document(document, line)
-                line += document.count("\n") + separator.count("\n")
-            cut = len(rest) - keep if separator else len(rest)
-            tail = rest[max(cut, 0) :]
-            pending.append(rest[: max(cut, 0)])
+        yield from documents(source.separator, iter(lambda: stream.read(CHUNK_CHARACTERS), ""))
+
+
+def documents(separator: str, chunks: Iterable[str]) -> Iterator[Numbered]:
+    """Documents of plain text, ended by a separator. White space around a document is the separator's; a blank one is none."""
+    pending, tail, line = [""], "", 1
+    keep = len(separator) - 1
+    for chunk in chunks:
+        *ended, rest = (tail + chunk).split(separator) if separator else (tail + chunk,)
+        for part in ended:
+            document, pending = "".join([*pending, part]), []
+            yield from _document(document, line)
+            line += document.count("\n") + separator.count("\n")
+        cut = len(rest) - keep if separator else len(rest)
+        tail = rest[max(cut, 0) :]
+        pending.append(rest[: max(cut, 0)])
     yield from _document("".join([*pending, tail]), line)
 
 

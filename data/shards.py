@@ -11,6 +11,7 @@ one behind the other and no shard holds rows of two of them, so that each can be
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,13 +20,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.cluster.settings import Settings
-from tunefleet.cluster.storage import open_storage
+from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.data.columnfile import Values, to_bytes
 from tunefleet.data.layout import Column, Encoded, Layout
 
 INDEX = "index.json"
 SHARD_BYTES = 64 << 20
 WINDOW = 8  # shards that are shuffled together; a node's cache holds one more
+LABELS = "labels"  # the column of a layout that holds numbers of labels: they are known when all rows are
 LENGTH = Column("length", "int32", per_token=False)
 
 
@@ -114,12 +116,55 @@ class Index(Settings):
     window: PositiveInt = Field(default=WINDOW, description="shards that are shuffled together")
     splits: dict[str, SplitIndex] = Field(description="splits by name")
     counts: dict[str, int] = Field(default_factory=dict, description="counts of the quality gate")
+    manifest: File | None = Field(default=None, description="what every row was and what became of it; none in a store that was made by hand")
     meta: dict[str, Any] = Field(default_factory=dict, description="whatever prepare wants to say again later; plain JSON")
 
 
-def write_index(folder: Path, index: Index) -> None:
-    """Make the folder a store: atomically, and after all its shards."""
-    open_storage(folder).put(INDEX, index.model_dump_json(indent=1).encode())
+def write_index(folder: str | Path, index: Index) -> bool:
+    """Make the folder a store, after all its shards. False when it is one already: of several writers exactly one gets True."""
+    return open_storage(folder).create(INDEX, index.model_dump_json(indent=1).encode())
+
+
+class ColumnBuffer:
+    """Examples one behind the other, in the columns of a layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.bytes = 0
+        self._values = {column.name: bytearray() for column in layout.columns}
+        self._offsets = {column.name: array("i", [0]) for column in layout.columns if column.per_token}
+
+    def add(self, encoded: Encoded) -> int:
+        """Append an example; returns the bytes that it takes. Raises DataError when it is not what the layout promised."""
+        if encoded.columns.keys() != self._values.keys():
+            raise self._unlike(got=", ".join(encoded.columns), want=", ".join(self._values))
+        before = self.bytes
+        for column in self.layout.columns:
+            self._append(column, encoded.columns[column.name])
+        return self.bytes - before
+
+    def values(self) -> dict[str, Values]:
+        """The columns as arrays, for ``to_bytes``."""
+        return {
+            column.name: Values(_as_numpy(self._values[column.name], column), _as_numpy(self._offsets[column.name], LENGTH) if column.per_token else None)
+            for column in self.layout.columns
+        }
+
+    def _append(self, column: Column, found: Any) -> None:
+        import numpy as np
+
+        value = np.ascontiguousarray(found)  # 0 dimensions become 1
+        if value.dtype != column.dtype or value.ndim != 1 or (not column.per_token and value.size != 1):
+            kind = "one value a token" if column.per_token else "one value an example"
+            raise self._unlike(got=f"{column.name}: {value.dtype} of shape {value.shape}", want=f"{column.name}: {column.dtype}, {kind}")
+        self._values[column.name] += value.data.cast("B")
+        self.bytes += value.nbytes
+        if column.per_token:
+            self._offsets[column.name].append(self._offsets[column.name][-1] + value.size)
+
+    def _unlike(self, *, got: str, want: str) -> DataError:
+        what = f"the layout {self.layout.name} wrote other columns than it declares"
+        return DataError(what, got=got, want=want, fix="correct its encode function or its columns")
 
 
 class ShardWriter:
@@ -133,7 +178,7 @@ class ShardWriter:
         self._shards: list[Shard] = []
         self._sources: list[tuple[str, int]] = []  # name, number of its first shard
         self._lengths, self._supervised = array("i"), 0
-        self._begin()
+        self._first, self._buffer = 0, ColumnBuffer(layout)
 
     def source(self, name: str) -> None:
         """Begin a source: the rows that follow stand in shards of their own. Without one all rows are of a source that is called like the split."""
@@ -142,70 +187,53 @@ class ShardWriter:
 
     def add(self, encoded: Encoded) -> None:
         """Append a row; its id is the number of rows before it. Raises DataError when it is not what the layout promised."""
-        if encoded.columns.keys() != self._values.keys():
-            raise self._unlike(got=", ".join(encoded.columns), want=", ".join(self._values))
-        for column in self.layout.columns:
-            self._append(column, encoded.columns[column.name])
+        self._buffer.add(encoded)
         self._lengths.append(encoded.length)
         self._supervised += encoded.supervised
-        if self._pending_bytes() >= self.shard_bytes:
+        if self._buffer.bytes >= self.shard_bytes:
             self._flush()
 
     def close(self) -> SplitIndex:
         """Write what is left, and the lengths; returns the split's part of the index."""
         self._flush()
-        values = {LENGTH.name: Values(_as_numpy(self._lengths, LENGTH))}
-        stored = self.storage.put(f"lengths-{self.split}.arrow", to_bytes([LENGTH], values, len(self._lengths)))
-        return SplitIndex(
-            rows=len(self._lengths),
-            tokens=sum(self._lengths),
-            supervised=self._supervised,
-            sources=self._shares(),
-            shards=tuple(self._shards),
-            lengths=File(name=stored.name, bytes=stored.bytes, sha256=stored.sha256),
-        )
-
-    def _shares(self) -> tuple[SourceIndex, ...]:
-        """What every source gave."""
         sources = self._sources or [(self.split, 0)]
         ends = [*(first for _, first in sources[1:]), len(self._shards)]
-        owned = [(name, self._shards[first:end]) for (name, first), end in zip(sources, ends, strict=True)]
-        return tuple(SourceIndex(name=name, rows=sum(s.rows for s in own), tokens=sum(s.tokens for s in own), shards=len(own)) for name, own in owned)
-
-    def _append(self, column: Column, found: Any) -> None:
-        import numpy as np
-
-        value = np.ascontiguousarray(found)  # 0 dimensions become 1
-        if value.dtype != column.dtype or value.ndim != 1 or (not column.per_token and value.size != 1):
-            kind = "one value a token" if column.per_token else "one value an example"
-            raise self._unlike(got=f"{column.name}: {value.dtype} of shape {value.shape}", want=f"{column.name}: {column.dtype}, {kind}")
-        self._values[column.name] += value.data.cast("B")
-        if column.per_token:
-            self._offsets[column.name].append(self._offsets[column.name][-1] + value.size)
-
-    def _unlike(self, *, got: str, want: str) -> DataError:
-        what = f"the layout {self.layout.name} wrote other columns than it declares"
-        return DataError(what, got=got, want=want, fix="correct its encode function or its columns")
-
-    def _begin(self) -> None:
-        self._first = len(self._lengths)
-        self._values = {column.name: bytearray() for column in self.layout.columns}
-        self._offsets = {column.name: array("i", [0]) for column in self.layout.columns if column.per_token}
-
-    def _pending_bytes(self) -> int:
-        return sum(map(len, self._values.values()))
+        own = [(name, self._shards[first:end]) for (name, first), end in zip(sources, ends, strict=True)]
+        return write_split(self.storage, self.split, own, _as_numpy(self._lengths, LENGTH), self._supervised)
 
     def _flush(self) -> None:
         lengths = self._lengths[self._first :]
         if not lengths:
             return
-        values = {
-            column.name: Values(_as_numpy(self._values[column.name], column), _as_numpy(self._offsets[column.name], LENGTH) if column.per_token else None)
-            for column in self.layout.columns
-        }
-        stored = self.storage.put(f"{self.split}-{len(self._shards):05d}.arrow", to_bytes(self.layout.columns, values, len(lengths)))
-        self._shards.append(Shard(name=stored.name, bytes=stored.bytes, sha256=stored.sha256, rows=len(lengths), tokens=sum(lengths)))
-        self._begin()
+        data = to_bytes(self.layout.columns, self._buffer.values(), len(lengths))
+        self._shards.append(write_shard(self.storage, shard_name(self.split, len(self._shards)), data, len(lengths), sum(lengths)))
+        self._first, self._buffer = len(self._lengths), ColumnBuffer(self.layout)
+
+
+def shard_name(split: str, number: int) -> str:
+    """``train-00007.arrow``."""
+    return f"{split}-{number:05d}.arrow"
+
+
+def write_shard(storage: Storage, name: str, data: bytes, rows: int, tokens: int) -> Shard:
+    """A shard of these bytes; returns its entry in the index."""
+    stored = storage.put(name, data)
+    return Shard(name=stored.name, bytes=stored.bytes, sha256=stored.sha256, rows=rows, tokens=tokens)
+
+
+def write_split(storage: Storage, split: str, sources: Sequence[tuple[str, Sequence[Shard]]], lengths: Any, supervised: int) -> SplitIndex:
+    """Write the lengths (int32, of every row) of a split whose shards stand; returns its part of the index. ``sources``: names and shards, in order."""
+    stored = storage.put(f"lengths-{split}.arrow", to_bytes([LENGTH], {LENGTH.name: Values(lengths)}, len(lengths)))
+    shares = [SourceIndex(name=name, rows=sum(s.rows for s in own), tokens=sum(s.tokens for s in own), shards=len(own)) for name, own in sources]
+    shards = tuple(shard for _, own in sources for shard in own)
+    return SplitIndex(
+        rows=len(lengths),
+        tokens=sum(shard.tokens for shard in shards),
+        supervised=supervised,
+        sources=tuple(shares),
+        shards=shards,
+        lengths=File(name=stored.name, bytes=stored.bytes, sha256=stored.sha256),
+    )
 
 
 def _as_numpy(buffer: bytearray | array[int], column: Column) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunefleet.cluster.errors import DataError
-from tunefleet.data.choice import Format, choose_format
+from tunefleet.data.choice import Format, choose_format, make_format
 from tunefleet.data.examples import Example, Kinds, in_words, labels_of
 from tunefleet.data.keys import keys_of, words_of
 from tunefleet.data.near import Shingles
@@ -40,30 +40,31 @@ class Parsed:
 
 
 class Reading:
-    """The rows of a part as examples. The format is chosen at the first good row and kept; ``decision`` says which.
+    """The rows of a part as examples. The format is chosen at the first good row and kept, unless its ``kind`` is given; ``decision`` says which.
 
     ``takes``: the kinds of example that can be learnt from; all where it is empty.
     """
 
-    def __init__(self, part: Part, takes: Kinds = ()) -> None:
-        self.part, self.takes = part, takes
-        self.format: Format | None = None
-        self.decision = ""
+    def __init__(self, part: Part, takes: Kinds = (), *, kind: str = "", decision: str = "") -> None:
+        self.part, self.takes, self.kind, self.decision = part, takes, kind, decision
+        self.format: Format | None = make_format(kind) if kind else None
 
     def parsed(self) -> Iterator[Parsed]:
-        """Every row in order, also those that cannot be read. Raises DataError when no format fits the columns, or one that nothing can be learnt from."""
-        for row in read_rows(self.part.source):
-            if row.problem:
-                yield Parsed(row, None, row.problem)
-                continue
-            if self.format is None:
-                self.format, _, self.decision = choose_format(self.part.source, row)
-            try:
-                parsed = Parsed(row, self.format.read(row.values))
-            except DataError as error:
-                parsed = Parsed(row, None, problem_of(error))
-            self._refuse_other(parsed)
-            yield parsed
+        """Every row in order, also those that cannot be read. Raises DataError as ``parse`` does."""
+        return (self.parse(row) for row in read_rows(self.part.source))
+
+    def parse(self, row: Row) -> Parsed:
+        """One row. Raises DataError when no format fits its columns, or one that nothing can be learnt from."""
+        if row.problem:
+            return Parsed(row, None, row.problem)
+        if self.format is None:
+            self.format, self.kind, self.decision = choose_format(self.part.source, row)
+        try:
+            parsed = Parsed(row, self.format.read(row.values))
+        except DataError as error:
+            parsed = Parsed(row, None, problem_of(error))
+        self._refuse_other(parsed)
+        return parsed
 
     def _refuse_other(self, parsed: Parsed) -> None:
         if parsed.example is None or not self.takes or isinstance(parsed.example, self.takes):

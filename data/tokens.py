@@ -73,6 +73,11 @@ class Encoder:
         """Made when a conversation is met: raw text needs no template."""
         return Renderer(self.tokenizer, self.template)
 
+    def begin(self) -> None:
+        """Forget what was decided and read ahead so far: what follows depends on nothing that was before."""
+        self.__dict__.pop("renderer", None)
+        self.read_ahead(())
+
     @property
     def decisions(self) -> list[str]:
         """What was decided so far that the run file does not say."""
@@ -82,6 +87,10 @@ class Encoder:
     def identity(self) -> dict[str, str]:
         """Hashes of what decides the token ids: the tokenizer and the template. For a store's fingerprint."""
         return {"tokenizer": _digest(self._whole.to_str()), "template": self.template_id(), "special": json.dumps(_marks(self.tokenizer))}
+
+    def name(self) -> str:
+        """A hash of everything that decides what an example becomes."""
+        return _digest(json.dumps([self.identity(), self.max_length]))[:16]
 
     def template_id(self) -> str:
         """A hash of the template's text."""

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
 
 if TYPE_CHECKING:
     from tunefleet.cluster.session import Session
-    from tunefleet.data.prepare import Prepared
+    from tunefleet.cluster.tasks import Tasks
+    from tunefleet.data.prepare import Cluster, Prepared
     from tunefleet.trainers.evaluation.policy import Place, Placement
     from tunefleet.trainers.resume import Differences
 
@@ -108,12 +109,18 @@ def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, c
     from tunefleet.cluster.session import connect
 
     placed = _placements(claims, _machine(claims))
+    joined: Future[Session] = Future()
     console.say("preparing rows and starting Ray" if address is None else f"preparing rows and joining the Ray cluster at {address}")
     with ExitStack() as stack:
         preparing = stack.enter_context(ThreadPoolExecutor(1)).submit(
-            lambda: [prepared(held, model, console) for held, model in zip(claims, known, strict=True)]
+            lambda: [prepared(held, model, console, partial(_once, joined)) for held, model in zip(claims, known, strict=True)]
         )
-        session = stack.enter_context(connect(address, cpus_needed=_cpus(claims, placed)))
+        try:
+            session = stack.enter_context(connect(address, cpus_needed=_cpus(claims, placed)))
+        except BaseException as error:
+            joined.set_exception(error)  # the preparing thread may wait for it
+            raise
+        joined.set_result(session)
         if address is not None:
             placed = _placements(claims, session.resources())
             Refusal.raise_if(_too_large(claims, placed, session))
@@ -180,10 +187,21 @@ class Ready:
     pad_id: int
 
 
-def prepared(held: Claim, known: Model, console: RunConsole) -> Ready:
+@contextmanager
+def _once(joined: Future[Session]) -> Iterator[Tasks]:
+    """The cores of the run's own Ray session, once it stands."""
+    from tunefleet.cluster.tasks import Cluster
+
+    joined.result()
+    yield Cluster()
+
+
+def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | None = None) -> Ready:
     """The run's shards, made now unless they are there; its tokenizer is trained first where it wants one.
 
-    ``known`` is the model that can be looked at now. Raises DataError for the rows, SettingsError for a tokenizer that does not fit the model.
+    ``known`` is the model that can be looked at now; ``cluster`` does the work where the rows are many.
+
+    Raises DataError for the rows, SettingsError for a tokenizer that does not fit the model.
     """
     from tunefleet.data.prepare import prepare
     from tunefleet.trainers.models import model_config
@@ -196,9 +214,9 @@ def prepared(held: Claim, known: Model, console: RunConsole) -> Ready:
     decisions: list[str] = []
     tokenizer = load_tokenizer(run.model, run.data.chat_template, decisions=decisions)
     Refusal.raise_if(vocabulary_problems(tokenizer, model_config(known)))
-    made = prepare(run.data, make_objective(run.objective, tokenizer.pad_token_id).layout, tokenizer)
+    made = prepare(run.data, make_objective(run.objective, tokenizer.pad_token_id).layout, tokenizer, cluster=cluster)
     _decide([held], console, (*decisions, *made.decisions))
-    Events(held.storage).add("prepared", store=made.store, fingerprint=made.fingerprint, created=made.created, counts=made.counts)
+    Events(held.storage).add("prepared", store=made.store, fingerprint=made.fingerprint, data_version=made.version, created=made.created, counts=made.counts)
     return Ready(made, tokenizer.pad_token_id)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.tuning.arguments import Option, Verb, whole_number
 from tunefleet.tuning.printing import console, print_json, print_table, remark, results
 
 if TYPE_CHECKING:
+    from tunefleet.data.prepare import Advance
     from tunefleet.trainers.run import RunFile
 
 VERB = Verb(
@@ -19,6 +21,7 @@ VERB = Verb(
     keys=True,
     options=(
         Option("--preview", "print N rows as the model will see them, what is learnt in colour or [[brackets]], and write nothing", "N", type=whole_number(1)),
+        Option("--address", "a running Ray cluster, host:port, whose CPUs prepare a large input; without it a local Ray does", metavar="ADDR"),
         Option("--json", "print rows, kept, tokens and the counts of the quality gate as JSON on stdout"),
     ),
 )
@@ -40,17 +43,20 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
             console().print(shown, markup=False, highlight=False, soft_wrap=True)
             console().print()
         return 0
+    from tunefleet.cluster.tasks import cluster_tasks
     from tunefleet.data.prepare import prepare
 
     with Counter() as counter:
-        prepared = prepare(asked.data, layout, tokenizer, on_progress=counter)
+        prepared = prepare(asked.data, layout, tokenizer, on_progress=counter, cluster=partial(cluster_tasks, options.address))
     for text in (*decisions, *prepared.decisions):
         remark(f"note: {text}")
     if options.json:
-        print_json({**prepared.counts, "store": prepared.store, "fingerprint": prepared.fingerprint, "created": prepared.created})
+        told = {"store": prepared.store, "fingerprint": prepared.fingerprint, "version": prepared.version, "created": prepared.created}
+        print_json({**prepared.counts, **told, "blocks": prepared.blocks, "blocks_found": prepared.found})
         return 0
     print_table(f"{asked.name}: rows", ("count", "number"), [(name.replace("_", " "), f"{value:,}") for name, value in prepared.counts.items()])
-    remark(f"{'made' if prepared.created else 'found, nothing to do'}: {prepared.store}")
+    reused = f" ({prepared.found} of {prepared.blocks} blocks were tokenised before)" if prepared.found else ""
+    remark(f"{f'made{reused}' if prepared.created else 'found, nothing to do'}: {prepared.store}, version {prepared.version}")
     return 0
 
 
@@ -76,22 +82,40 @@ def checked_rows(path: str, settings: Mapping[str, str]) -> RunFile:
 
 
 class Counter:
-    """Rows done, on stderr where that is a terminal; silent elsewhere."""
+    """Rows done, rows a second and the time that is left, on stderr: a bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, every_s: float = 10.0) -> None:
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-        self.task = self.bar.add_task("tokenising rows")
+        self.console = Console(stderr=True)
+        self.bar = Progress(TextColumn("preparing"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"), console=self.console, transient=True)
+        self.task = self.bar.add_task("rows", text="reading")
+        self.every_s, self.began, self.said = every_s, time.monotonic(), time.monotonic()
 
     def __enter__(self) -> Counter:
-        self.bar.start()
+        if self.console.is_terminal:
+            self.bar.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
-    def __call__(self, done: int, rows: int) -> None:
-        """Show progress."""
-        self.bar.update(self.task, completed=done, total=rows)
+    def __call__(self, advance: Advance) -> None:
+        """Show progress. Time is left in proportion to bytes: rows are not counted before they are read."""
+        now = time.monotonic()
+        text = described(advance, now - self.began)
+        self.bar.update(self.task, completed=advance.bytes, total=advance.of, text=text)
+        if not self.console.is_terminal and now - self.said >= self.every_s:
+            self.said = now
+            remark(f"preparing: {text}")
+
+
+def described(advance: Advance, seconds: float) -> str:
+    """``1,200,000 rows  8,300 rows/s  2m05s left``."""
+    from tunefleet.cluster.progress import duration
+
+    rate = advance.rows / max(seconds, 1e-9)
+    left = seconds * (advance.of - advance.bytes) / max(advance.bytes, 1)
+    return f"{advance.rows:,} rows  {rate:,.0f} rows/s  {duration(left)} left"

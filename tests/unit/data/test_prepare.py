@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 
@@ -14,10 +12,11 @@ import pytest
 from tiny_tokenizers import tiny_tokenizer
 
 from tunefleet.cluster.errors import DataError, Refusal, SettingsError, StorageError
+from tunefleet.data import blocks as blocks_module
 from tunefleet.data import rows as rows_module
 from tunefleet.data.examples import Conversation, Message
 from tunefleet.data.layout import ANSWERS, TEXT, Column, Encoded, Layout, sequences
-from tunefleet.data.prepare import prepare
+from tunefleet.data.prepare import Advance, prepare
 from tunefleet.data.preview import preview, runs
 from tunefleet.data.settings import Data
 from tunefleet.data.store import Store
@@ -65,6 +64,7 @@ def test_every_row_is_in_exactly_one_split_and_counted(data, tokenizer):
 
 def test_a_store_that_stands_is_found_and_no_row_is_read(data, tokenizer, monkeypatch):
     first = prepare(data(), ANSWERS, tokenizer)
+    monkeypatch.setattr(blocks_module, "read_block", None)
     monkeypatch.setattr(rows_module, "READERS", {".jsonl": None})
     again = prepare(data(), ANSWERS, tiny_tokenizer("bytes"))
     assert first.created
@@ -163,7 +163,7 @@ def test_an_empty_side_is_an_error_and_leaves_nothing(data, tokenizer, tmp_path)
         prepare(data(holdout=1e-9), ANSWERS, tokenizer)
     with pytest.raises(DataError, match="no row is left to train on"):
         prepare(data(holdout=0.999999), ANSWERS, tokenizer)
-    assert [p.name for p in (tmp_path / "shards").iterdir()] == ["hashes.json"]
+    assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == ["blocks", "scans"]
 
 
 def test_rows_without_anything_to_learn_follow_their_policy(data, tokenizer, tmp_path):
@@ -191,7 +191,7 @@ def test_rows_that_cannot_be_read_follow_their_policy_wherever_it_shows(data, to
     lines = [json.dumps({"messages": t}) for t in [*turns, first]] + ["torn {", json.dumps({"messages": "none"})]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     source = [{"path": str(tmp_path / "a.jsonl")}]
-    with pytest.raises(DataError, match=r"data\.quality\.invalid: 2 of 33") as caught:
+    with pytest.raises(DataError, match=r"data\.quality\.invalid: 3 of 33") as caught:
         prepare(data(source), ANSWERS, tokenizer)
     assert "a.jsonl:32: not JSON" in caught.value.got
     prepared = prepare(data(source, quality={"invalid": "drop"}), ANSWERS, tokenizer)
@@ -211,10 +211,11 @@ def test_duplicates_that_are_dropped_are_not_written(data, tokenizer, tmp_path):
     assert any("60 dropped" in decision for decision in prepared.decisions)
 
 
-def test_progress_ends_at_the_number_of_rows(data, tokenizer):
-    seen: list[tuple[int, int]] = []
-    prepare(data(), ANSWERS, tokenizer, on_progress=lambda done, rows: seen.append((done, rows)))
-    assert seen[-1] == (60, 60)
+def test_progress_ends_when_all_rows_and_bytes_are_done(data, tokenizer, tmp_path):
+    seen: list[Advance] = []
+    prepare(data(), ANSWERS, tokenizer, on_progress=seen.append)
+    size = (tmp_path / "train.jsonl").stat().st_size
+    assert seen[-1] == Advance(60, size, size)
 
 
 def test_decisions_are_said_also_when_the_store_stood_already(data, tokenizer):
@@ -232,17 +233,6 @@ def test_a_tampered_store_is_refused(data, tokenizer):
         prepare(data(), ANSWERS, tokenizer)
 
 
-def test_what_a_killed_preparer_left_is_cleared_away(data, tokenizer, tmp_path):
-    prepared = prepare(data(), ANSWERS, tokenizer)
-    shutil.rmtree(prepared.store)
-    child = subprocess.Popen(["true"])
-    child.wait()
-    left = tmp_path / "shards" / f".making-{Path(prepared.store).name}-{os.uname().nodename}-{child.pid}-00000000"
-    left.mkdir()
-    prepare(data(), ANSWERS, tokenizer)
-    assert not left.exists()
-
-
 def test_preparers_of_the_same_store_do_not_meet(data, tokenizer, tmp_path):
     results, settings = [], data()
     threads = [threading.Thread(target=lambda: results.append(prepare(settings, ANSWERS, tiny_tokenizer("bytes")))) for _ in range(4)]
@@ -252,7 +242,7 @@ def test_preparers_of_the_same_store_do_not_meet(data, tokenizer, tmp_path):
         thread.join()
     assert len(results) == 4
     assert len({(r.store, r.fingerprint, tuple(r.counts.items())) for r in results}) == 1
-    assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == sorted([Path(results[0].store).name, "hashes.json"])
+    assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == sorted([Path(results[0].store).name, "blocks", "scans"])
 
 
 def test_an_unwritable_store_says_so(data, tokenizer, tmp_path):
