@@ -183,7 +183,7 @@ def prepare_optimizer(run: RunFile, say: Callable[[str], object]) -> None:
         return
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
-    say("training.optimizer: DeepSpeed compiles its CPU Adam, once a node: about a minute, a moment where that was done before")
+    say("training.optimizer: DeepSpeed compiles its CPU Adam, once a node: a minute or some, a moment where that was done before")
     began = time.monotonic()
     try:
         with quiet(run):
