@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -38,9 +38,8 @@ class Key:
 
 def members(info: FieldInfo) -> Sections:
     """The settings classes that a field may hold, by kind; by an empty name where there is no choice."""
-    for extra in info.metadata:
-        if isinstance(extra, Family):
-            return extra.members()
+    if (family := _family(info)) is not None:
+        return family.members()
     found: dict[str, type[BaseModel]] = {}
     for section in _classes(info.annotation):
         kind = section.model_fields.get("kind")
@@ -62,7 +61,7 @@ def find(kind: type[BaseModel], keys: Sequence[str | int], value: Any) -> tuple[
             holder, info = current, current.model_fields.get(key) if current else None
             current = _chosen(info, inner) if info else None
         elif info is not None:
-            current = next(iter(members(info).values()), None)
+            current = _chosen(info, inner) if _family(info) else next(iter(members(info).values()), None)
         value = inner
     return holder, info
 
@@ -73,6 +72,8 @@ def keys_of(kind: type[BaseModel], prefix: str = "", of: str = "") -> list[Key]:
     for name, info in kind.model_fields.items():
         key = f"{prefix}{name}"
         sections = members(info) if _only_sections(info) else {}
+        if sections and "" not in sections and _is_list(info):
+            key += ".N"
         if not sections:
             rows.append(Key(key, _default(info), info.description or "", of))
         elif "" in sections:
@@ -112,10 +113,16 @@ def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _only_sections(info: FieldInfo) -> bool:
-    if any(isinstance(extra, Family) for extra in info.metadata):
+    if _family(info) is not None:
         return True
     options = get_args(info.annotation) if not isinstance(info.annotation, type) and not _is_list(info) else (info.annotation,)
     return all(option is NoneType or any(_classes(option)) for option in options) and any(_classes(info.annotation))
+
+
+def _family(info: FieldInfo) -> Family | None:
+    """The family of a field, or of the entries of a list."""
+    entries = [extra for option in get_args(info.annotation) if get_origin(option) is Annotated for extra in get_args(option)[1:]]
+    return next((extra for extra in (*info.metadata, *entries) if isinstance(extra, Family)), None)
 
 
 def _is_list(info: FieldInfo) -> bool:
@@ -135,9 +142,8 @@ def _entry(value: Any, key: str | int) -> Any:
 def _chosen(info: FieldInfo, value: Any) -> type[BaseModel] | None:
     """The one class of a field, or the member of a family that a raw value names; the default's where it names none."""
     named = value.get("kind", _chosen_name(info)) if isinstance(value, dict) else value
-    for extra in info.metadata:
-        if isinstance(extra, Family):
-            return extra.member(named) if isinstance(named, str) else None
+    if (family := _family(info)) is not None:
+        return family.member(named) if isinstance(named, str) else None
     sections = members(info)
     return sections.get("") or (sections.get(named) if isinstance(named, str) else None)
 

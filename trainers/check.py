@@ -10,13 +10,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tunefleet.cluster.errors import RequestError, SettingsError, nearest
 from tunefleet.cluster.plugins import plugin
 from tunefleet.cluster.settings import Checked
-from tunefleet.trainers.run import METRICS, Lora, Model, RunFile
+from tunefleet.trainers.run import METRICS, TRACKERS, Lora, Model, RunFile
 
 Checks = tuple[tuple[tuple[str, ...], Callable[["Subject"], Iterator[RequestError]]], ...]
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "n_ctx")
@@ -191,6 +192,16 @@ def _metrics(subject: Subject) -> Iterator[RequestError]:
         yield SettingsError(f"evaluation.early_stopping_mode: {metric} is better the other way", got=mode, want=better[metric], fix=fix)
 
 
+def _trackers(subject: Subject) -> Iterator[RequestError]:
+    """Trackers whose package is not installed."""
+    for i, settings in enumerate(subject.run.logging.trackers):
+        kind: str = vars(settings)["kind"]
+        package: str = plugin(TRACKERS, kind).package
+        if find_spec(package) is None:
+            fix = f"pip install 'tunefleet[{kind}]', or leave this tracker out"
+            yield SettingsError(f"logging.trackers.{i}: is not installed", got=kind, want=f"the package {package} beside the driver", fix=fix)
+
+
 def _patience(subject: Subject) -> Iterator[RequestError]:
     """Early stopping without rows to stop by."""
     patience = subject.run.evaluation.early_stopping_patience
@@ -236,6 +247,7 @@ CHECKS: Checks = (
     (("zero", "training.optimizer"), _zero),
     (("training.max_steps", "training.warmup_steps"), _schedule),
     (("evaluation.metrics", "evaluation.early_stopping_metric", "evaluation.early_stopping_mode"), _metrics),
+    (("logging.trackers",), _trackers),
     (("evaluation.early_stopping_patience", "data.holdout"), _patience),
     (("scaling", "evaluation.placement", "evaluation.actors", "evaluation.resources", "data.holdout"), _resources),
 )

@@ -19,7 +19,7 @@ from tunefleet.trainers.manifest import FOLDER, Manifest, brief, newest, newest_
 from tunefleet.trainers.recorded import code_of, recorded_run
 from tunefleet.trainers.resume import Differences, differences
 from tunefleet.trainers.run import RunFile
-from tunefleet.trainers.stage import BASE, DONE, EVENTS, METRICS, RUN_FILE, WORKERS, read_done
+from tunefleet.trainers.stage import BASE, DONE, EVENTS, METRICS, RUN_FILE, TRACKERS, WORKERS, read_done
 
 Resume = bool | Literal["auto"]
 LEASE = "lease"
@@ -150,7 +150,7 @@ def _given_back(storage: Storage) -> Iterator[None]:
 
 def _clear(storage: Storage) -> None:
     """Remove what a run writes, and nothing else. The run file goes last: while it stands, what is left is known to be a run's."""
-    for folder in (FOLDER, "evaluation", EXPORT, MERGED, BASE, TOKENIZER, WORKERS):
+    for folder in (FOLDER, "evaluation", EXPORT, MERGED, BASE, TOKENIZER, WORKERS, TRACKERS):
         storage.delete_tree(folder)
     for name in (METRICS, EVENTS, DONE, RUN_FILE):
         storage.delete(name)

@@ -33,12 +33,14 @@ def recorded_run(storage: Storage, *, trusted: Collection[str] | None = ()) -> R
 
 def code_of(value: Any) -> Iterator[str]:
     """What in a run file's plain value runs code that is not ours: a model's remote code, and modules that are named by a dotted kind."""
-    model, data, evaluation = (_section(value, name) for name in ("model", "data", "evaluation"))
+    model, data, evaluation, logging = (_section(value, name) for name in ("model", "data", "evaluation", "logging"))
     if model.get("trust_remote_code") not in (None, False):
         yield "model.trust_remote_code: true"
     objective = _section(value, "objective").get("kind", value.get("objective") if isinstance(value, dict) else None)
     named = [("objective.kind", objective)]
     named += [(f"evaluation.metrics.{i}", metric) for i, metric in enumerate(_items(evaluation.get("metrics")))]
+    trackers = [tracker.get("kind") if isinstance(tracker, dict) else tracker for tracker in _items(logging.get("trackers"))]
+    named += [(f"logging.trackers.{i}.kind", tracker) for i, tracker in enumerate(trackers)]
     for side in ("train", "holdout"):
         named += [(f"data.{side}.{i}.format", source.get("format")) for i, source in enumerate(_items(data.get(side))) if isinstance(source, dict)]
     yield from (f"{key}: {name}" for key, name in named if isinstance(name, str) and "." in name)

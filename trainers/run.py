@@ -16,6 +16,7 @@ from tunefleet.data.settings import Data
 
 OBJECTIVES = "tunefleet.trainers.objectives"
 METRICS = "tunefleet.trainers.evaluation.metrics"
+TRACKERS = "tunefleet.trainers.trackers"
 
 
 class Tokenizer(Settings):
@@ -198,6 +199,9 @@ class Logging(Settings):
     """What is said, how often."""
 
     every_steps: PositiveInt = Field(default=1, description="steps between lines of metrics.jsonl")
+    trackers: list[Annotated[Settings, Plugin(TRACKERS)]] = Field(
+        default_factory=list, description="who else is told the numbers: tensorboard; mlflow and wandb by their extras"
+    )
 
 
 class Failures(Settings):

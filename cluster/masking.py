@@ -1,0 +1,38 @@
+"""What people read holds no secret: passwords in addresses, signed queries, tokens that are known by their looks, values of keys that say so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "***"
+_NAMED = r"secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|private[_-]?key|auth[_-]?token"
+_KEY = re.compile(_NAMED, re.I)
+_PLACES = (
+    (re.compile(r"\b([a-z][a-z0-9+.-]*://)[^\s/@?#'\"]+@", re.I), rf"\g<1>{MASK}@"),
+    (re.compile(r"([?&][\w.-]*(?:signature|credential|token|secret|password|key|auth|sig)[\w.-]*=)[^\s&#'\"]+", re.I), rf"\g<1>{MASK}"),
+    (re.compile(r"\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.I), rf"\g<1>{MASK}"),
+    (re.compile(rf"([\w.-]*(?:{_NAMED})[\w.-]*['\"]?\s*[:=]\s*)[^\s,}}\]]+", re.I), rf"\g<1>{MASK}"),
+)
+_LOOKS = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})\b"
+)
+
+
+def masked(text: str) -> str:
+    """A text with stars where a secret stands, as far as it can be told by its place or its looks."""
+    for pattern, shown in _PLACES:
+        text = pattern.sub(shown, text)
+    return _LOOKS.sub(MASK, text)
+
+
+def masked_value(value: Any) -> Any:
+    """Plain values with every text masked, and whole values of keys whose name says that they are secret."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {key: MASK if isinstance(key, str) and _KEY.search(key) and item else masked_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked_value(item) for item in value]
+    return value
