@@ -32,10 +32,11 @@ _owned = False
 
 @dataclass(frozen=True)
 class Session:
-    """A connected session. ``owned``: this process started the cluster, and ends it."""
+    """A connected session. ``owned``: this process started the cluster, and ends it. ``dashboard``: the address of its web page, or empty."""
 
     address: str
     owned: bool
+    dashboard: str = ""
     decisions: tuple[str, ...] = field(default=())
 
     def resources(self) -> dict[str, float]:
@@ -127,7 +128,7 @@ def _join(address: str) -> Session:
     _check_token(address)
     environment = {"env_vars": {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}, "py_modules": [str(Path(tunefleet.__file__).parent)]}
     try:
-        ray.init(address=address, runtime_env=environment, log_to_driver=os.environ.get("TUNEFLEET_WORKER_OUTPUT") == "1", logging_level="ERROR")
+        context = ray.init(address=address, runtime_env=environment, log_to_driver=os.environ.get("TUNEFLEET_WORKER_OUTPUT") == "1", logging_level="ERROR")
     except Exception as error:
         raise PreflightError(
             "the cluster does not let us in",
@@ -135,7 +136,13 @@ def _join(address: str) -> Session:
             want="the same versions of Ray and Python, and a driver on one of the cluster's nodes",
             fix="compare the versions with `tunefleet doctor` on the head, or submit the run to the cluster",
         ) from error
-    return Session(address, owned=False)
+    return Session(address, owned=False, dashboard=_dashboard(context))
+
+
+def _dashboard(context: Any) -> str:
+    """The address of Ray's web page; a local Ray of ours has none, and a head without ray[default] serves no page."""
+    found = str(context.dashboard_url or "")
+    return found if not found or "://" in found else f"http://{found}"
 
 
 def _check_token(address: str) -> None:

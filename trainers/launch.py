@@ -23,6 +23,7 @@ from tunefleet.trainers.ledger import Events, ledger
 from tunefleet.trainers.output import Claim, Resume, claim, finished, output_problems
 from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
 from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
+from tunefleet.trainers.tracking import Tracking
 
 if TYPE_CHECKING:
     from tunefleet.cluster.session import Session
@@ -126,12 +127,15 @@ def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, c
             Refusal.raise_if(_too_large(claims, placed, session))
         ready = preparing.result()
         _decide(claims[-1:], console, session.decisions)
+        if session.dashboard:
+            console.say(f"Ray's dashboard: {session.dashboard}")
         for held, where in zip(claims, placed, strict=True):
             _decide([held], console, _shared(held, claims[-1]) + ([where.said] if held.run.evaluation.placement == "auto" else []))
         actors = _actors(claims, placed, stack)
         stages = [stage_of(held, made, where.kind, actors) for held, made, where in zip(claims, ready, placed, strict=True)]
         for held in claims:
-            stack.enter_context(Tail(held.storage, partial(_show, console, held.run)))
+            tracking = stack.enter_context(Tracking(held.run, held.storage, console.say))
+            stack.enter_context(Tail(held.storage, partial(_show, console, held.run, tracking)))
         console.say(f"starting {claims[-1].run.scaling.num_workers} workers")
         _train(stages, claims)
     return stages
@@ -173,7 +177,8 @@ def _group_event(claims: Sequence[Claim], event: str, fields: dict[str, Any]) ->
             Events(held.storage, attempt=fields.get("attempt", 0)).add(event, phase="restarting" if event == "group_failed" else None, **fields)
 
 
-def _show(console: RunConsole, run: RunFile, name: str, record: Mapping[str, Any]) -> None:
+def _show(console: RunConsole, run: RunFile, tracking: Tracking, name: str, record: Mapping[str, Any]) -> None:
+    tracking.line(name, record)
     if record.get("event") == "training_started":
         console.begin(run.name, record["steps"])
     console.line(name, record)
