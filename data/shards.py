@@ -10,6 +10,7 @@ one behind the other and no shard holds rows of two of them, so that each can be
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
@@ -118,11 +119,20 @@ class Index(Settings):
     counts: dict[str, int] = Field(default_factory=dict, description="counts of the quality gate")
     manifest: File | None = Field(default=None, description="what every row was and what became of it; none in a store that was made by hand")
     meta: dict[str, Any] = Field(default_factory=dict, description="whatever prepare wants to say again later; plain JSON")
+    seal: str = Field(default="", description="checksum of everything else here: an index that was edited is refused")
+
+    def checksum(self) -> str:
+        """The sha256 of everything but the seal."""
+        return hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()
+
+    def sealed(self) -> Index:
+        """The same with its checksum."""
+        return self.model_copy(update={"seal": self.checksum()})
 
 
 def write_index(folder: str | Path, index: Index) -> bool:
     """Make the folder a store, after all its shards. False when it is one already: of several writers exactly one gets True."""
-    return open_storage(folder).create(INDEX, index.model_dump_json(indent=1).encode())
+    return open_storage(folder).create(INDEX, index.sealed().model_dump_json(indent=1).encode())
 
 
 class ColumnBuffer:

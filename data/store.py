@@ -105,13 +105,18 @@ class Split:
 
 
 def _read_index(storage: Storage) -> Index:
+    """The index, as it was written. Whoever edits one edits what a run trains on: the order of its rows, the columns, the counts."""
     fix = "run `tunefleet prepare`"
     if not storage.exists(INDEX):
         raise StorageError(f"{storage.address}: no store of shards", got=f"no {INDEX}", want="a folder that was prepared to its end", fix=fix)
     text = storage.read(INDEX)
+    fix = f"remove {storage.address} and run `tunefleet prepare`: it is made anew"
     try:
-        return Index.model_validate_json(text)
+        index = Index.model_validate_json(text)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         place = ".".join(map(str, wrong["loc"])) or INDEX
         raise StorageError(f"{storage.address}: its {INDEX} cannot be read", got=f"{place}: {wrong['msg']}", want="an index of version 2", fix=fix) from error
+    if (found := index.checksum()) != index.seal:
+        raise StorageError(f"{storage.address}: its {INDEX} is not what was written", got=f"checksum {found}", want=f"checksum {index.seal}", fix=fix)
+    return index

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from tunefleet.data.layout import ANSWERS, Encoded, Layout
-from tunefleet.data.shards import Columns, Index, ShardWriter, write_index
+from tunefleet.data.shards import INDEX, Columns, Index, ShardWriter, write_index
 from tunefleet.data.store import Store
 
 
@@ -21,6 +25,16 @@ def encoded(row: int, length: int) -> Encoded:
     """A row whose first half is a prompt."""
     ids, mask = tokens_of(row, length), (np.arange(length) >= length // 2).astype(np.uint8)
     return Encoded({"ids": ids, "supervised": mask}, length, int(mask.sum()))
+
+
+def edit_index(folder: Path, change: Callable[[dict[str, Any]], Any], *, seal: bool = True) -> None:
+    """Change what stands in an index, as somebody could who owns the folder; without ``seal`` as somebody would who edits the file by hand."""
+    index = json.loads((folder / INDEX).read_text())
+    change(index)
+    if seal:
+        with suppress(ValidationError):
+            index = json.loads(Index.model_validate_json(json.dumps(index)).sealed().model_dump_json())
+    (folder / INDEX).write_text(json.dumps(index))
 
 
 def make_store(folder: Path, lengths: Sequence[int], *, shard_bytes: int = 1 << 20, layout: Layout = ANSWERS, window: int = 2) -> Store:

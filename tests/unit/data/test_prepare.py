@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shardtoys import edit_index
 from tiny_tokenizers import tiny_tokenizer
 
 from tunefleet.cluster.errors import DataError, Refusal, SettingsError, StorageError
@@ -227,8 +228,7 @@ def test_decisions_are_said_also_when_the_store_stood_already(data, tokenizer):
 
 def test_a_tampered_store_is_refused(data, tokenizer):
     prepared = prepare(data(), ANSWERS, tokenizer)
-    index = Path(prepared.store) / "index.json"
-    index.write_text(index.read_text().replace(prepared.fingerprint, "0" * 64))
+    edit_index(Path(prepared.store), lambda index: index.update(fingerprint="0" * 64))
     with pytest.raises(StorageError, match="another preparation"):
         prepare(data(), ANSWERS, tokenizer)
 

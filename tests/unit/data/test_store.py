@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shardtoys import encoded, make_store, tokens_of
+from shardtoys import edit_index, encoded, make_store, tokens_of
 
 from tunefleet.cluster.errors import DataError, StorageError
 from tunefleet.data.layout import ANSWERS, Column, Encoded, Layout
@@ -28,12 +28,14 @@ def index_of(folder: Path) -> dict:
 def rewrite(folder: Path, name: str, data: bytes) -> None:
     """Replace a file, and make the index agree with it: someone who owns the folder did this."""
     (folder / name).write_bytes(data)
-    index = index_of(folder)
-    for split in index["splits"].values():
-        for file in (*split["shards"], split["lengths"]):
-            if file["name"] == name:
-                file.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    (folder / INDEX).write_text(json.dumps(index))
+
+    def change(index: dict) -> None:
+        for split in index["splits"].values():
+            for file in (*split["shards"], split["lengths"]):
+                if file["name"] == name:
+                    file.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    edit_index(folder, change)
 
 
 @settings(max_examples=25, deadline=None)
@@ -184,10 +186,8 @@ def test_a_shard_is_hashed_once_a_process_and_again_when_it_was_written_to(tmp_p
 
 def test_a_name_in_the_index_cannot_lead_out_of_the_store(tmp_path):
     make_store(tmp_path / "store", [5])
-    index = index_of(tmp_path / "store")
     (tmp_path / "secret.arrow").write_bytes((tmp_path / "store" / "train-00000.arrow").read_bytes())
-    index["splits"]["train"]["shards"][0]["name"] = "../secret.arrow"
-    (tmp_path / "store" / INDEX).write_text(json.dumps(index))
+    edit_index(tmp_path / "store", lambda index: index["splits"]["train"]["shards"][0].update(name="../secret.arrow"))
     with pytest.raises(StorageError, match="leads out"):
         Store.open(tmp_path / "store").split("train").record(0)
 
