@@ -12,6 +12,7 @@ What is in use is never removed, so the cache grows past its limit when more tha
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -25,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunefleet.cluster.errors import StorageError
-from tunefleet.cluster.storage import Storage, hash_file
+from tunefleet.cluster.storage import Storage
 
 STALL_S = 300.0
 """Seconds in which a fetch by another process must bring something; then it counts as hung. Longer than a storage's own time-outs and retries."""
 
 _POLL_S = 0.02
+_BLOCK_BYTES = 16 << 20  # of one request
 _SPARE = 0.1  # of its disk, which a cache without a limit leaves free
 _KEY = re.compile(r"[0-9a-f]{64}")
 _LOCK, _TEMPORARY = ".lock", ".tmp-"
@@ -158,11 +160,11 @@ class FileCache:
             return False
         temporary = self.folder / f"{_TEMPORARY}{file.sha256}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            if not self._bring(file, temporary) and not self._bring(file, temporary):
-                digest, size = hash_file(temporary)
+            wanted = (file.sha256, file.bytes)
+            if self._bring(file, temporary) != wanted and (found := self._bring(file, temporary)) != wanted:
                 raise StorageError(
                     f"{file}: not what was written",
-                    got=f"{size} bytes, sha256 {digest}",
+                    got=f"{found[1]} bytes, sha256 {found[0]}",
                     want=f"{file.bytes} bytes, sha256 {file.sha256}",
                     fix="it is torn or altered: delete the store and run `tunefleet prepare` again",
                 )
@@ -172,12 +174,19 @@ class FileCache:
             temporary.unlink(missing_ok=True)
         return True
 
-    def _bring(self, file: _File, target: Path) -> bool:
-        """Copy it to a local path; whether it is what was written."""
-        data = file.storage.read(file.name)
-        with _explained(target, len(data)):
-            target.write_bytes(data)
-            return hash_file(target) == (file.sha256, file.bytes)
+    def _bring(self, file: _File, target: Path) -> tuple[str, int]:
+        """Copy it to a local path, block by block; the sha256 and the size of what came."""
+        digest, size = hashlib.sha256(), 0
+        with _explained(target, file.bytes), target.open("wb") as copy:
+            while size < file.bytes:
+                wanted = min(_BLOCK_BYTES, file.bytes - size)
+                block = file.storage.read_from(file.name, size, wanted + (size + wanted == file.bytes))  # one byte more at the end: is there any?
+                copy.write(block)
+                digest.update(block)
+                size += len(block)
+                if len(block) < wanted:
+                    break
+        return digest.hexdigest(), size
 
     def _make_room(self, size: int) -> bool:
         """Remove what is not in use, the longest unused first, until so many bytes more fit; whether they do."""

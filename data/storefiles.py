@@ -10,7 +10,7 @@ from typing import Any
 
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.filecache import FileCache, Held
-from tunefleet.cluster.storage import Storage, hash_file
+from tunefleet.cluster.storage import Storage, hash_file, is_remote
 from tunefleet.data.columnfile import Values, open_columns
 from tunefleet.data.layout import Column
 from tunefleet.data.settings import Cache
@@ -34,7 +34,7 @@ class Files:
     """The files of one store."""
 
     def __init__(self, storage: Storage, cache: Cache) -> None:
-        self.storage, self.remote = storage, "://" in storage.address
+        self.storage, self.remote = storage, is_remote(storage.address)
         self._cache = FileCache(Path(cache.folder) if cache.folder else None, cache.limit)
 
     def open(self, file: File, columns: Sequence[Column], rows: int) -> Opened:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tunefleet.cluster.storage import Folder
+from tunefleet.cluster.storages.folder import Folder
 
 
 class Remote(Folder):
-    """``log``: a line for every whole read, by whatever process. ``spoil`` may change the bytes on their way; ``slow_s`` is how long a read takes."""
+    """``log``: a line for every read from the beginning, by whatever process. ``spoil`` may change the bytes on their way; a read takes ``slow_s``."""
 
     def __init__(self, root: Path, log: Path, *, spoil: Callable[[str, bytes], bytes] | None = None, slow_s: float = 0.0) -> None:
         super().__init__(root)
@@ -23,12 +23,20 @@ class Remote(Folder):
         return f"far://{self.root.name}"
 
     def read(self, name: str, *, sha256: str | None = None, size: int | None = None) -> bytes:
+        self._note(name)
+        return super().read(name, sha256=sha256, size=size)
+
+    def read_from(self, name: str, offset: int, length: int | None = None) -> bytes:
+        if offset == 0:
+            self._note(name)
+        data = super().read_from(name, offset, length)
+        time.sleep(self.slow_s)
+        return self.spoil(name, data) if self.spoil else data
+
+    def _note(self, name: str) -> None:
         with self.log.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(f"{name}\n")
-        data = super().read(name, sha256=sha256, size=size)
-        time.sleep(self.slow_s)
-        return self.spoil(name, data) if self.spoil else data
 
     def local(self, name: str, **_: object) -> Path:
         raise AssertionError("a remote file has no local path")
