@@ -21,9 +21,11 @@ from tunefleet.cluster.errors import PreflightError
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",  # a page of guesses on stdout; the group's own event says it
+    "RAY_enable_output_error_log_if_still_retry": "0",  # a retried task is our event, not a line of the raylet on the console
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would warn about the devices of actors that hold none
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # a group with a dead rank is left behind, not waited for
 }
+_WORKERS = ("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "RAY_enable_output_error_log_if_still_retry")  # what the workers of a running cluster need too
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With this Ray takes 127.0.0.1 as the node's address and listens nowhere else, as it always does on macOS. It is read when Ray is imported."""
 _OBJECT_STORE_BYTES = 512 << 20
@@ -126,7 +128,7 @@ def _join(address: str) -> Session:
     logging.getLogger("ray").setLevel(logging.ERROR)
     check_reachable(address)
     _check_token(address)
-    environment = {"env_vars": {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}, "py_modules": [str(Path(tunefleet.__file__).parent)]}
+    environment = {"env_vars": {key: _ENVIRONMENT[key] for key in _WORKERS}, "py_modules": [str(Path(tunefleet.__file__).parent)]}
     try:
         context = ray.init(address=address, runtime_env=environment, log_to_driver=os.environ.get("TUNEFLEET_WORKER_OUTPUT") == "1", logging_level="ERROR")
     except Exception as error:

@@ -84,7 +84,7 @@ class Facts:
         """The same rows as those of source number ``part`` and its file number ``file``, ``lines`` further down."""
         import numpy as np
 
-        places: dict[str, Any] = {"part": np.full(len(self), part, np.uint16), "file": np.full(len(self), file, np.uint32)}
+        places: dict[str, npt.NDArray[Any]] = {"part": np.full(len(self), part, np.uint16), "file": np.full(len(self), file, np.uint32)}
         return Facts({**self.columns, **places, "line": self.columns["line"] + np.uint32(lines)}, self.sketch, self.problems, self.names)
 
     def to_bytes(self) -> bytes:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Hashes = npt.NDArray[np.uint64]
 
 SHOWN = 3
+LOOK_LINES = 200_000  # examples for the report stand no deeper in their files: they are read again to be shown
 MEANING: Mapping[str, str] = {
     "invalid": "cannot be read",
     "exact_duplicates": "equal an earlier one",
@@ -53,16 +54,25 @@ LABELS = 50  # a source with so few different short answers, each often, has lab
 ROWS_PER_LABEL = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row to look at, the row to compare it with (-1: none), and how many rows are like it, itself included."""
+
+    row: int
+    other: int
+    alike: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """Rows of one kind: how many, in which sources, and the first ones, each with the row that it is to be compared with (-1: none)."""
+    """Rows of one kind: how many, in which sources, the first ones, and cases for a report: of the largest groups, or the first of every source."""
 
     kind: str
     policy: str
     count: int
     by_part: tuple[int, ...]
     rows: tuple[int, ...]
-    others: tuple[int, ...]
+    cases: tuple[Case, ...]
 
 
 @dataclass(frozen=True)
@@ -145,9 +155,9 @@ class _Judging:
         columns = self.facts.columns
         self.note("invalid", ~self.readable)
         distinct = self.readable & ~self._repeats(columns["whole"], self.readable)
-        self.note("exact_duplicates", self.readable & ~distinct, by=columns["whole"])
+        self.note("exact_duplicates", self.readable & ~distinct, beside=self._first(columns["whole"]), groups=columns["whole"])
         ids = self._per_part(columns["id"])
-        self.note("duplicate_ids", self._repeats(ids, distinct & (columns["id"] != 0)), by=ids)
+        self.note("duplicate_ids", self._repeats(ids, distinct & (columns["id"] != 0)), beside=self._first(ids), groups=ids)
         self._near(distinct)
         self._contradictions(distinct)
         self._leakage()
@@ -162,31 +172,31 @@ class _Judging:
 
     def result(self) -> Verdict:
         """What was found so far."""
-        shown = {row for finding in self.findings for row in (*finding.rows, *finding.others) if row >= 0}
+        shown = {row for finding in self.findings for case in finding.cases for row in (case.row, case.other) if row >= 0}
+        shown.update(row for finding in self.findings for row in finding.rows)
         columns = self.facts.columns
         places = {row: f"{self.parts[columns['part'][row]].files[columns['file'][row]]}:{columns['line'][row]}" for row in shown}
         return Verdict(self.keep, tuple(self.findings), self.like, places, self.facts.problems)
 
-    def note(self, kind: str, rows: Bools, *, by: Hashes | None = None, others: Ints | None = None) -> None:
-        """Count rows of a kind, and drop them where the policy says so. Each stands beside the first row with its key, or beside that of ``others``."""
+    def note(self, kind: str, rows: Bools, *, beside: Callable[[int], int] = lambda row: -1, groups: Hashes | Ints | None = None) -> None:
+        """Count rows of a kind, and drop them where the policy says so. ``groups``: rows with the same value are alike."""
         import numpy as np
 
         policy = str(vars(self.quality)[kind])
         policy = "drop" if kind == "invalid" and policy == "keep" else policy
         places = np.flatnonzero(rows) if policy != "off" else np.zeros(0, np.int64)
-        shown = places[:SHOWN].tolist()
-        beside = [int(others[row]) if others is not None else self._first(by, row) for row in shown]
-        by_part = np.bincount(self.facts.columns["part"][places], minlength=len(self.parts))
-        self.findings.append(Finding(kind, policy, len(places), tuple(by_part.tolist()), tuple(shown), tuple(beside)))
+        parts = self.facts.columns["part"][places]
+        by_part = np.bincount(parts, minlength=len(self.parts))
+        near = places[self.facts.columns["line"][places] <= LOOK_LINES]
+        chosen = _first_of_each(near, self.facts.columns["part"][near]) if groups is None else _of_largest(near, groups[near])
+        cases = tuple(Case(row, beside(row), alike) for row, alike in chosen)
+        self.findings.append(Finding(kind, policy, len(places), tuple(by_part.tolist()), tuple(places[:SHOWN].tolist()), cases))
         if policy == "drop":
             self.keep[places] = False
 
-    def _first(self, by: Hashes | None, row: int) -> int:
-        """The earliest readable row of the same side with the same key; -1 when that is the row itself."""
-        if by is None:
-            return -1
-        first = int(((by == by[row]) & (self.held == self.held[row]) & self.readable).argmax())
-        return first if first != row else -1
+    def _first(self, keys: Hashes) -> Callable[[int], int]:
+        """Finds the earliest readable row of the same side with the same key as a row."""
+        return lambda row: int(((keys == keys[row]) & (self.held == self.held[row]) & self.readable).argmax())
 
     def _repeats(self, keys: Hashes, among: Bools) -> Bools:
         """Which of some rows have a key that an earlier one of them has, on the same side."""
@@ -215,7 +225,7 @@ class _Judging:
             for side in (self.held, ~self.held):
                 found = near_earlier(self.facts.sketch, distinct & side)
                 self.like[found >= 0] = found[found >= 0]
-        self.note("near_duplicates", self.like >= 0, others=self.like)
+        self.note("near_duplicates", self.like >= 0, beside=lambda row: int(self.like[row]), groups=self.like)
 
     def _contradictions(self, distinct: Bools) -> None:
         """A claim that an earlier row answered otherwise: the first row with an answer that is not the first of its claim."""
@@ -224,7 +234,7 @@ class _Judging:
         claim = self.facts.columns["claim"]
         claims = distinct & (claim != 0)
         said = mixed(claim ^ mixed(self.facts.columns["answer"]))
-        self.note("contradictions", self._repeats(claim, claims) & ~self._repeats(said, claims), by=claim)
+        self.note("contradictions", self._repeats(claim, claims) & ~self._repeats(said, claims), beside=self._first(claim), groups=claim)
 
     def _leakage(self) -> None:
         """Training rows whose prompt is held out, then those that nearly equal a held-out row. A long chat's prompt is all before its last answer."""
@@ -237,10 +247,8 @@ class _Judging:
         prompt = np.where(context != 0, context, opening)
         training = self.readable & ~self.held & self.keep
         leaks = training & np.isin(prompt, prompt[held])
-        beside = np.full(len(prompt), -1, np.int64)
-        for row in np.flatnonzero(leaks)[:SHOWN].tolist():
-            beside[row] = int(((prompt == prompt[row]) & held).argmax())
-        self.note("leakage", leaks, others=beside)
+        leaked_from = self.held & self.readable
+        self.note("leakage", leaks, beside=lambda row: int(((prompt == prompt[row]) & leaked_from).argmax()))
         if self.share:  # rows with the same prompt are on one side by themselves
             drawn = self.readable & (context != 0) & (opening.astype(np.float64) < self.share * 2.0**64)
             held, training = drawn, self.readable & (context != 0) & ~drawn & self.keep
@@ -248,26 +256,43 @@ class _Judging:
         if self.quality.near_leakage != "off" and held.any():
             rows = np.flatnonzero(training & ~leaks)
             near[rows] = near_others(self.facts.sketch, rows, np.flatnonzero(held & self.keep))
-        self.note("near_leakage", near >= 0, others=near)
+        self.note("near_leakage", near >= 0, beside=lambda row: int(near[row]))
 
     def _spellings(self, stay: Bools) -> None:
         """Rows whose answer is a label that most rows of the source spell otherwise."""
         import numpy as np
 
         columns = self.facts.columns
-        odd, beside = np.zeros(len(stay), bool), np.full(len(stay), -1, np.int64)
+        odd, usual_of = np.zeros(len(stay), bool), np.full(len(stay), -1, np.int64)
         for number in range(len(self.parts)):
             rows = np.flatnonzero(stay & (columns["part"] == number))
             if not is_labelled(self.facts, rows):
                 continue
-            pairs, first, counts = np.unique(np.stack([columns["answer"][rows], columns["spelling"][rows]]), axis=1, return_index=True, return_counts=True)
-            order = np.lexsort((first, -counts, pairs[0]))  # of each label the commonest spelling first
-            usual = np.concatenate([[True], pairs[0][order][1:] != pairs[0][order][:-1]])
-            leader = order[np.flatnonzero(usual)][np.cumsum(usual) - 1]
-            for place, like in zip(order[~usual].tolist(), leader[~usual].tolist(), strict=True):
-                spelt = rows[columns["spelling"][rows] == pairs[1][place]]
-                odd[spelt], beside[spelt] = True, rows[first[like]]
-        self.note("label_spellings", odd, others=beside)
+            _, first, spelt, counts = np.unique(columns["spelling"][rows], return_index=True, return_inverse=True, return_counts=True)
+            label = columns["answer"][rows][first]  # of every spelling
+            order = np.lexsort((first, -counts, label))  # of each label the commonest spelling first
+            usual = np.concatenate([[True], label[order][1:] != label[order][:-1]])
+            leader = np.empty(len(order), np.int64)
+            leader[order] = order[np.flatnonzero(usual)][np.cumsum(usual) - 1]
+            odd[rows] = leader[spelt] != spelt
+            usual_of[rows] = rows[first[leader[spelt]]]
+        self.note("label_spellings", odd, beside=lambda row: int(usual_of[row]), groups=columns["spelling"])
+
+
+def _first_of_each(rows: Ints, parts: npt.NDArray[np.uint16]) -> list[tuple[int, int]]:
+    """The first rows of every source, each alone."""
+    import numpy as np
+
+    return [(row, 1) for part in np.unique(parts) for row in rows[parts == part][:SHOWN].tolist()]
+
+
+def _of_largest(rows: Ints, groups: Hashes | Ints) -> list[tuple[int, int]]:
+    """The first row of each of the largest groups, and how many rows are alike with the one that it is compared with."""
+    import numpy as np
+
+    _, first, counts = np.unique(groups, return_index=True, return_counts=True)
+    largest = np.lexsort((first, -counts))[:SHOWN]
+    return [(int(rows[first[i]]), int(counts[i]) + 1) for i in largest]
 
 
 def is_labelled(facts: Facts, rows: Ints) -> bool:
