@@ -109,11 +109,21 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point], width: int) -> list[Point]:
-    """The mean over the last ``width`` finite points; a point that is not finite stays a gap."""
-    window: list[float] = []
+    """The mean over the finite points among the ``width`` around each, fewer at the ends; a point that is not finite stays a gap."""
+    half = width // 2
+    sums, counts = [0.0], [0]
+    for _, y in points:
+        known = math.isfinite(y)
+        sums.append(sums[-1] + (y if known else 0.0))
+        counts.append(counts[-1] + known)
     result: list[Point] = []
-    for x, y in points:
-        if math.isfinite(y):
-            window = [*window[-(width - 1) :], y] if width > 1 else [y]
-        result.append((x, sum(window) / len(window) if window and math.isfinite(y) else math.nan))
+    for i, (x, y) in enumerate(points):
+        first, end = max(0, i - half), min(len(points), i + half + 1)
+        result.append((x, (sums[end] - sums[first]) / (counts[end] - counts[first]) if math.isfinite(y) else math.nan))
     return result
+
+
+def decimals(low: float, high: float) -> int:
+    """Digits after the point that an interval warrants: two that count of its width, at most five."""
+    width = high - low
+    return min(5, max(0, 1 - math.floor(math.log10(width)))) if math.isfinite(width) and width > 0 else 4

@@ -168,12 +168,13 @@ def stack(title: str, parts: Sequence[tuple[str, float]], *, about: str = "", sh
     drawn: list[Markup] = []
     rows: list[list[Content]] = []
     begin = 0.0
-    for (name, value), colour in zip(parts, colours, strict=True):
+    for i, ((name, value), colour) in enumerate(zip(parts, colours, strict=True)):
+        soft = " soft" if first_is_good and i else ""
         told = element("title", f"{name}: {shown(value)}, {_share(value / whole)}")
-        drawn.append(element("rect", told, x=_percent(begin), y="0", width=_percent(value / whole), height="26", class_=f"c{colour} fill"))
+        drawn.append(element("rect", told, x=_percent(begin), y="0", width=_percent(value / whole), height="26", class_=f"c{colour} fill{soft}"))
         begin += value / whole
         drawn += [element("line", x1=_percent(begin), x2=_percent(begin), y1="0", y2="26", class_="split")] if begin < 0.999 else []
-        swatch = element("svg", element("rect", width="12", height="12", rx="2", class_="fill"), class_=f"c{colour}", aria_hidden="true")
+        swatch = element("svg", element("rect", width="12", height="12", rx="2", class_=f"fill{soft}"), class_=f"c{colour}", aria_hidden="true")
         rows.append([join(swatch, name), shown(value), _share(value / whole)])
     bar = element("svg", *drawn, height="26", width="100%", role="img", aria_label=f"{title}: " + ", ".join(f"{n} {_share(v / whole)}" for n, v in parts))
     held = element("div", table(["part", "amount", "share"], rows), class_="parts")

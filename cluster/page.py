@@ -126,9 +126,9 @@ def fold(summary: str, *parts: Content, aside: str = "", is_open: bool = False) 
     return element("details", element("summary", summary, element("span", aside, class_="aside") if aside else None), *parts, open=is_open)
 
 
-def grid(*parts: Content) -> Markup:
-    """Pieces beside each other where there is room, below each other where there is none."""
-    return element("div", *parts, class_="grid")
+def grid(*parts: Content, small: bool = False) -> Markup:
+    """Pieces beside each other where there is room, below each other where there is none. ``small``: up to three in a row, else two."""
+    return element("div", *parts, class_="grid small" if small else "grid")
 
 
 def paragraph(*parts: Content) -> Markup:

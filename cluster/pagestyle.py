@@ -43,9 +43,9 @@ nav { display: flex; flex-wrap: wrap; gap: .35rem 1.15rem; margin-top: 1.4rem; p
 nav a { color: var(--soft); text-decoration: none; }
 nav a:hover { color: var(--ink); }
 section { padding: clamp(1.75rem, 3.5vw, 2.6rem) 0 0; scroll-margin-top: .5rem; }
-section > h2 + .about { margin-top: .2rem; }
 .about { color: var(--soft); font-size: .9375rem; }
-section > * + * { margin-top: 1.1rem; }
+main section > * + * { margin-top: 1.1rem; }
+main section > h2 + .about { margin-top: .2rem; }
 .verdict { margin-top: 1.5rem; padding: 1.1rem 1.35rem 1.2rem; border-radius: 10px; background: var(--wash); border-left: 4px solid var(--faint); }
 .verdict p { margin: 0; max-width: 54rem; }
 .verdict .said { font-size: clamp(1.15rem, 1rem + .75vw, 1.5rem); line-height: 1.32; font-weight: 600; letter-spacing: -.012em; text-wrap: pretty; }
@@ -58,13 +58,15 @@ section > * + * { margin-top: 1.1rem; }
 .figures dt { order: 0; color: var(--soft); font-size: .8125rem; }
 .figures dd { margin: 0; }
 .figures .value { font-size: 1.55rem; line-height: 1.25; font-weight: 620; letter-spacing: -.02em; color: var(--ink); }
-.figures .unit { font-size: .9375rem; font-weight: 500; letter-spacing: 0; color: var(--soft); }
+.figures .unit { white-space: nowrap; font-size: .9375rem; font-weight: 500; letter-spacing: 0; color: var(--soft); }
 .figures .more { color: var(--soft); font-size: .8125rem; line-height: 1.4; }
 .figures .good .value, .figures .bad .value, .figures .warn .value { color: var(--tone); }
 .notice { margin: .6rem 0; padding: .65rem .95rem; border-radius: 8px; background: var(--tone-wash); border-left: 3px solid var(--tone); font-size: .9375rem; }
 .notice p { margin: 0; max-width: none; } .notice p + p { margin-top: .2rem; color: var(--soft); white-space: pre-wrap; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2.25rem; align-items: start; }
+.grid.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
 .grid > * { padding-bottom: 1.75rem; } .grid > figure { padding-bottom: 0; } .grid > figure > :last-child { padding-bottom: 1.75rem; }
+.grid.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
 .grid > * { min-width: 0; margin: 0; grid-row: span 2; } .grid > figure { display: grid; grid-template-rows: subgrid; row-gap: 0; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; width: 100%; font-size: .9063rem; line-height: 1.4; }
@@ -98,7 +100,7 @@ details[open] > summary { margin-bottom: .7rem; }
 .key li { display: inline-flex; align-items: center; gap: .42rem; }
 .key svg { width: 18px; height: 10px; flex: none; overflow: visible; }
 figure { margin: 0; }
-figcaption { margin-bottom: .35rem; }
+figcaption { margin-bottom: .7rem; }
 figcaption .about { color: var(--soft); font-size: .8125rem; display: block; line-height: 1.4; }
 .plot { display: grid; grid-template-columns: var(--axis, 3.4rem) minmax(0, 1fr); }
 .plot svg { display: block; width: 100%; overflow: visible; }
@@ -109,7 +111,7 @@ svg text { font: 11px var(--text); fill: var(--faint); font-variant-numeric: tab
 svg .grid-line { stroke: var(--hair); stroke-width: 1; } svg .axis-line { stroke: var(--rule); stroke-width: 1; }
 svg .curve { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke; }
 svg .curve.faint { stroke-width: 1; opacity: .38; } svg .curve.dashed { stroke-dasharray: 5 4; stroke-linecap: butt; }
-svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; }
+svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; } svg .fill.soft { opacity: .5; }
 svg .whisker { stroke: var(--c); stroke-width: 2; } svg .dot { fill: var(--c); stroke: var(--paper); stroke-width: 1.5; }
 svg .split { stroke: var(--paper); stroke-width: 1.5; } .stack svg { display: block; border-radius: 4px; overflow: hidden; }
 svg .mark { stroke: var(--warn); stroke-width: 1; stroke-dasharray: 2 3; } svg .mark-label { fill: var(--warn); }

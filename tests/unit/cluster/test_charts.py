@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunefleet.cluster.axes import axis, finite_runs, quantity, short, smoothed, thinned
+from tunefleet.cluster.axes import axis, decimals, finite_runs, quantity, short, smoothed, thinned
 from tunefleet.cluster.charts import Bar, Estimate, Range, Series, bars, histogram, lines, ranges, stack
 from tunefleet.cluster.markup import Markup
 
@@ -47,7 +47,7 @@ def test_what_is_no_number_is_a_gap_and_not_a_zero() -> None:
     points = [(1, 2.0), (2, math.nan), (3, 1.0), (4, math.inf), (5, -1.0)]
     assert finite_runs(points) == [[(1, 2.0)], [(3, 1.0)], [(5, -1.0)]]
     assert finite_runs(points, log=True) == [[(1, 2.0)], [(3, 1.0)]]
-    assert [y for _, y in smoothed([(1, 2.0), (2, 4.0), (3, 6.0)], 2)] == [2.0, 3.0, 5.0]
+    assert [y for _, y in smoothed([(1, 2.0), (2, 4.0), (3, 9.0)], 3)] == [3.0, 5.0, 6.5]
     assert lines("Loss", [Series("a", points)], x="step", y="nats").text.count('class="c0 curve"') == 3
 
 
@@ -57,6 +57,11 @@ def test_what_is_no_number_is_a_gap_and_not_a_zero() -> None:
 )
 def test_short_words_for_numbers(value: float, said: str) -> None:
     assert short(value) == said
+
+
+@pytest.mark.parametrize(("low", "high", "digits"), [(2.81, 2.875, 3), (794, 1331, 0), (-0.0371, -0.0185, 3), (1.0, 1.0, 4), (0, 1e-9, 5)])
+def test_an_interval_says_how_many_digits_count(low: float, high: float, digits: int) -> None:
+    assert decimals(low, high) == digits
 
 
 def test_a_count_is_given_in_full() -> None:

@@ -1,0 +1,37 @@
+"""Where something ran and with what: processor, memory, system, versions. No value of the environment is in it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+STACK = ("tunefleet", "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "pyarrow", "tokenizers", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, its cores, memory in GiB, and system."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"cpu": _processor(), "cores": os.cpu_count(), "memory_gib": round(memory, 1), "system": platform.platform()}
+
+
+def versions(names: Sequence[str] = STACK) -> dict[str, str]:
+    """Versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

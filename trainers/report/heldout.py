@@ -1,0 +1,65 @@
+"""Base against tuned on the held-out rows: a picture for every metric, every number with its interval, and how they came about step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tunefleet.cluster.axes import quantity, short
+from tunefleet.cluster.charts import Estimate, Range, ranges
+from tunefleet.cluster.markup import Content, Markup
+from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
+from tunefleet.trainers.report.gather import Gathered
+from tunefleet.trainers.report.standing import compared, result
+from tunefleet.trainers.report.wording import better, finite, metric_name, metric_unit, with_interval
+
+TONES = {"better": "good", "worse": "bad", "unclear": "plain"}
+
+
+def heldout(run: Gathered) -> Section | None:
+    """The section, or None where nothing was evaluated."""
+    evaluation = result(run)
+    if not evaluation:
+        return None
+    metrics = list(evaluation.get("tuned", {}))
+    about = f"The weights of step {evaluation['step']} and the base model scored the same rows. Intervals are 95% bootstrap intervals over rows."
+    pictures = grid(*(_picture(name, evaluation["sets"]) for name in metrics), small=True)
+    return section("Held-out rows", pictures, _numbers(run, evaluation), _history(run, metrics), about=about)
+
+
+def _picture(name: str, sets: Mapping[str, Any]) -> Markup:
+    rows = [Range(held, list(_estimates(part, name))) for held, part in sets.items()]
+    return ranges(metric_name(name).capitalize(), rows, x=metric_unit(name) or metric_name(name))
+
+
+def _estimates(part: Mapping[str, Any], name: str) -> Iterator[Estimate]:
+    for model, colour in (("base", "base"), ("tuned", 0)):
+        found = part.get(model, {}).get(name) or {}
+        if not math.isnan(finite(found.get("value"))):
+            yield Estimate(model, found["value"], found.get("low"), found.get("high"), colour)  # type: ignore[arg-type]  # of a literal tuple
+
+
+def _numbers(run: Gathered, evaluation: Mapping[str, Any]) -> Markup:
+    rows: list[list[Content | Cell]] = []
+    for held, part in evaluation["sets"].items():
+        for i, (name, tuned) in enumerate(part["tuned"].items()):
+            difference = part.get("difference", {}).get(name)
+            outcome = compared(difference, better(name, run.section("evaluation")))
+            changed = Cell(with_interval(difference, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
+            first = [held, quantity(part["rows"]), quantity(part["tokens"])] if i == 0 else ["", "", ""]
+            rows.append([*first, metric_name(name), with_interval(part["base"].get(name)), with_interval(tuned), changed])
+    return table(["set", "rows", "tokens", "metric", "base", "tuned", "difference"], rows, numbers=(1, 2, 4, 5, 6))
+
+
+def _history(run: Gathered, metrics: list[str]) -> Markup | None:
+    """Every evaluation, where there is more than the one above."""
+    if len(run.evaluations) < 2:
+        return None
+    rows = [
+        [str(one["step"]), *(short(finite(one["tuned"].get(name))) for name in metrics), str(one.get("placement", "")), f"{finite(one.get('seconds')):.1f}"]
+        for one in run.evaluations[-200:]
+    ]
+    columns = ["step", *map(metric_name, metrics), "where", "seconds"]
+    told = table(columns, rows, numbers=[i for i in range(len(columns)) if columns[i] != "where"])
+    return fold("Every evaluation", told, aside=f"{len(run.evaluations)} steps")

@@ -1,0 +1,99 @@
+"""What went wrong in a run, or may have: every failure, restart, skipped step and dropped evaluation, gathered into few sentences, the gravest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tunefleet.cluster.metrics import Record
+from tunefleet.cluster.page import Tone
+from tunefleet.trainers.console import describe
+from tunefleet.trainers.ledger import ledger
+from tunefleet.trainers.report.gather import Gathered
+from tunefleet.trainers.report.wording import count, span
+
+KNOWN = {"group_failed", "stopped", "step_skipped", "evaluation_dropped", "evaluation_failed", "checkpoint_skipped"}
+TROUBLE = ("_failed", "_dropped", "_skipped", "_lost", "_given_up", "_restarted", "_retried", "_apart")
+"""Endings of events that tell of trouble; an event of a kind that this file does not know is shown by them in its own words."""
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Warning:
+    """One sentence, its gravity, and details below it."""
+
+    said: str
+    tone: Tone = "warn"
+    detail: str = ""
+
+
+def warnings(run: Gathered) -> list[Warning]:
+    """Everything that a reader should know before trusting the numbers."""
+    found = [*_ends(run), *_restarts(run), *_steps(run), *_evaluations(run), *_checkpoints(run), *_others(run), *_rows(run)]
+    found += [Warning(f"Could not be read, and is missing below: {what}") for what in run.unread]
+    return sorted(found, key=lambda warning: warning.tone != "bad")
+
+
+def _ends(run: Gathered) -> list[Warning]:
+    """Every time that the run ended without being done; the last end is the verdict's already, unless the run went on."""
+    stops = run.all_of("stopped")
+    went_on = [stop for stop in stops if any(later.get("event") == "started" and later["time"] > stop["time"] for later in run.events)]
+    return [Warning(f"The run ended before it was done, and was resumed later: {stop.get('why', '')}") for stop in went_on]
+
+
+def _restarts(run: Gathered) -> list[Warning]:
+    down = ledger(run.events).get("down", 0.0)
+    killed = [Warning(f"The driver died without a word; {span(down)} went by until the run was resumed.")] if down else []
+    return killed + [
+        Warning(
+            f"The workers {failed.get('kind', 'failed')}: {failed.get('cause', '')}",
+            tone="warn" if failed.get("restart") else "bad",
+            detail=f"{'Started again' if failed.get('restart') else 'Given up'}: {failed.get('reason', '')}",
+        )
+        for failed in run.all_of("group_failed")
+    ]
+
+
+def _steps(run: Gathered) -> list[Warning]:
+    skipped = run.all_of("step_skipped")
+    return [Warning(f"{count(len(skipped), 'step')} skipped, as the gradients were not finite: {_steps_of(skipped)}.")] if skipped else []
+
+
+def _evaluations(run: Gathered) -> list[Warning]:
+    dropped, failed = run.all_of("evaluation_dropped"), run.all_of("evaluation_failed")
+    found = [Warning(f"Evaluation failed at step {one.get('step')}: {one.get('error', '')}") for one in failed]
+    if dropped:
+        found.append(Warning(f"{count(len(dropped), 'evaluation')} dropped, as evaluation fell behind the training: {_steps_of(dropped)}."))
+    return found
+
+
+def _checkpoints(run: Gathered) -> list[Warning]:
+    return [Warning(f"A checkpoint could not be used: {one.get('checkpoint')}", detail=str(one.get("why", ""))) for one in run.all_of("checkpoint_skipped")]
+
+
+def _others(run: Gathered) -> list[Warning]:
+    found = [record for record in run.events if record.get("event") not in KNOWN and str(record.get("event", "")).endswith(TROUBLE)]
+    return [Warning(f"{describe(record).capitalize()}") for record in _few(found)]
+
+
+def _rows(run: Gathered) -> list[Warning]:
+    """Leaks and contradictions that a policy let through: they make held-out numbers better, or answers worse, than they are."""
+    counts, quality = run.last("prepared").get("counts", {}), run.section("data").get("quality", {})
+    said = {
+        "leakage": "of the training rows have a prompt that is also held out: the held-out numbers flatter the model",
+        "contradictions": "of the training rows answer the prompt of an earlier one otherwise",
+    }
+    return [
+        Warning(f"{count(counts[kind], 'row')} {text} (data.quality.{kind}: warn).")
+        for kind, text in said.items()
+        if counts.get(kind) and isinstance(quality, dict) and quality.get(kind) == "warn"
+    ]
+
+
+def _steps_of(records: Sequence[Record]) -> str:
+    steps = [str(record.get("step")) for record in records]
+    return ("step " if len(steps) == 1 else "steps ") + ", ".join(steps[:SHOWN]) + (f" and {len(steps) - SHOWN} more" if len(steps) > SHOWN else "")
+
+
+def _few(records: Iterable[Record]) -> list[Record]:
+    return list(records)[:SHOWN]

@@ -1,0 +1,95 @@
+"""From a run's output to its report.html: read, build, write. Works while the run goes, after it failed, and where parts are missing."""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import median
+
+from tunefleet.cluster.axes import quantity, short
+from tunefleet.cluster.markup import Markup
+from tunefleet.cluster.page import Figure, Section, figures, notice, page, section
+from tunefleet.cluster.page import verdict as verdict_line
+from tunefleet.cluster.storage import Storage
+from tunefleet.trainers.report.account import data, headline, place, settings, spent, time_by_cause
+from tunefleet.trainers.report.curves import course, points
+from tunefleet.trainers.report.gather import Gathered, gather
+from tunefleet.trainers.report.heldout import heldout
+from tunefleet.trainers.report.samples import samples
+from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict
+from tunefleet.trainers.report.warnings import warnings
+from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, moment, span
+
+REPORT = "report.html"
+
+
+def write_report(storage: Storage, now: float | None = None) -> str:
+    """Write ``report.html`` into a run's output, and return its address. Raises OutputError where no run is."""
+    html = report(gather(storage, time.time() if now is None else now))
+    storage.put(REPORT, html.encode("utf-8"))
+    return f"{storage.address.rstrip('/')}/{REPORT}"
+
+
+def report(run: Gathered) -> str:
+    """The page of what was gathered: a pure function."""
+    found, remarks = verdict(run), warnings(run)
+    parts: list[Section | None] = [
+        section("Warnings", *(notice(one.said, tone=one.tone, detail=one.detail or None) for one in remarks)) if remarks else None,
+        heldout(run),
+        course(run),
+        samples(run),
+        time_by_cause(run),
+        data(run),
+        settings(run),
+        place(run),
+    ]
+    return page(
+        str(run.run.get("name", "run")),
+        kind="run report",
+        about=headline(run),
+        lead=[verdict_line(found.said, tone=found.tone, why=found.why), figures(_figures(run))],
+        sections=[part for part in parts if part is not None],
+        foot=_foot(run),
+    )
+
+
+def _figures(run: Gathered) -> list[Figure]:
+    """The numbers that a reader looks for first."""
+    where, found = standing(run), []
+    evaluation = result(run)
+    if evaluation and (name := chief_metric(run, evaluation)):
+        tuned, base = finite(evaluation["tuned"].get(name)), finite(evaluation["base"].get(name))
+        difference = evaluation.get("difference", {}).get(name) or {}
+        outcome = compared(difference, better(name, run.section("evaluation")))
+        digits = digits_of(difference)
+        unit = f"{metric_unit(name)}; " if metric_unit(name) else ""
+        tone = "good" if outcome == "better" else "bad" if outcome == "worse" else "plain"
+        found.append(Figure(f"held-out {metric_name(name)}", exact(tuned, digits), "", f"{unit}base {exact(base, digits)}", tone))  # type: ignore[arg-type]  # of literals
+    if run.metrics:
+        last = run.metrics[-1]
+        found.append(Figure("training loss", short(finite(last.get("loss"))), "", f"first step {short(finite(run.metrics[0].get('loss')))}"))
+        of = f"of {quantity(where.steps)}" if where.steps and where.steps != where.step else ""
+        found.append(Figure("steps", quantity(where.step), of, f"{finite(last.get('epoch')):.2g} passes over the rows"))
+        found.append(Figure("tokens", short(finite(last.get("tokens"))), "", "padding left out"))
+        speed, padding = _speed(run)
+        found.append(Figure("throughput", short(speed), "tokens/s", f"median of steps, {padding:.1%} padding" if padding else "median of steps, no padding"))
+    seconds = spent(run)
+    if seconds:
+        whole, useful = sum(seconds.values()), seconds.get("training", 0.0)
+        found.append(Figure("wall time", span(whole), "", f"{useful / whole:.0%} of it training" if whole else ""))
+    return found
+
+
+def _speed(run: Gathered) -> tuple[float, float]:
+    """Median tokens per second, and the share of all computed tokens that was padding."""
+    speeds = [y for _, y in points(run, "tokens_per_second") if math.isfinite(y)]
+    useful = computed = 0.0
+    for line in run.metrics:
+        tokens, padding = finite(line.get("tokens_per_second")) * finite(line.get("step_seconds")), finite(line.get("padding"))
+        if math.isfinite(tokens) and padding < 1:
+            useful, computed = useful + tokens, computed + tokens / (1 - padding)
+    return (median(speeds) if speeds else math.nan), (1 - useful / computed if computed else 0.0)
+
+
+def _foot(run: Gathered) -> Markup | str:
+    return f"Written {moment(run.now)} from {run.address}. The numbers stand in metrics.jsonl, events.jsonl and evaluation/ beside this page."
