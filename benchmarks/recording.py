@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from tunefleet.cluster import machine as place
 
 RESULTS = Path(__file__).parent / "results"
 STACK = ("torch", "ray", "deepspeed", "transformers", "accelerate", "trl", "datasets", "peft", "numpy")
@@ -18,21 +18,7 @@ STACK = ("torch", "ray", "deepspeed", "transformers", "accelerate", "trl", "data
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on; ``load`` is the 1-minute average when this is called: other work on the machine shows there."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "system": platform.platform(), "load": os.getloadavg()[0]}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and the stack, as far as it is installed."""
-    found = {"python": platform.python_version()}
-    for name in STACK:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {**place.machine(), "load": os.getloadavg()[0]}
 
 
 def commit() -> str:
@@ -48,7 +34,7 @@ def save(name: str, figures: dict[str, Any], began: dict[str, Any]) -> Path:
     now = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{now:%Y-%m-%d-%H%M}-{name}.json"
-    head = {"benchmark": name, "time": now.isoformat(timespec="seconds"), "commit": commit(), "versions": versions()}
+    head = {"benchmark": name, "time": now.isoformat(timespec="seconds"), "commit": commit(), "versions": place.versions(STACK)}
     load = {"before": began["load"], "after": os.getloadavg()[0]}
     path.write_text(json.dumps({**head, "machine": {**began, "load": load}, **figures}, indent=1) + "\n")
     return path

@@ -7,7 +7,10 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 STACK = ("tunefleet", "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "pyarrow", "tokenizers", "numpy")
 
@@ -27,6 +30,13 @@ def versions(names: Sequence[str] = STACK) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def hardware(device: torch.device) -> str:
+    """What a device is: the name of the GPU, or of the processor."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def _processor() -> str:

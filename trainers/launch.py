@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import Refusal, RequestError
+from tunefleet.cluster.machine import machine, versions
 from tunefleet.cluster.metrics import Tail, read_lines
-from tunefleet.cluster.storage import open_storage
+from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, chain
 from tunefleet.trainers.console import RunConsole
 from tunefleet.trainers.ledger import Events, ledger
 from tunefleet.trainers.output import Claim, Resume, claim, finished, output_problems
+from tunefleet.trainers.report.write import report_at_end
 from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
 from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
 from tunefleet.trainers.tracking import Tracking
@@ -62,9 +64,10 @@ def train(
         console = stack.enter_context(RunConsole())
         done = {link.run.output: found for link in links[:-1] if (found := finished(link.run)) is not None}
         pending = [link for link in links if link.run.output not in done]
-        claims = [stack.enter_context(_claim(link, links, resume, overwrite)) for link in pending]
+        at_end = partial(report_at_end, say=console.say)
+        claims = [stack.enter_context(_claim(link, links, resume, overwrite, at_end)) for link in pending]
         for number, held in enumerate(claims):
-            Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed)
+            Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed, machine=machine(), versions=versions())
         _decide(claims[-1:], console, [_reused(output, found) for output, found in done.items()])
         stages = _run(claims, [link.known for link in pending], address, console)
         _close(claims, stages)
@@ -99,10 +102,10 @@ def result_of(output: str) -> Result:
     return Result(output, said["step"], named[-1] if named else {}, said["exported"], said["stopped"])
 
 
-def _claim(link: Link, links: Sequence[Link], resume: Resume, overwrite: bool) -> Any:
+def _claim(link: Link, links: Sequence[Link], resume: Resume, overwrite: bool, at_end: Callable[[Storage], None]) -> Any:
     """A base run goes on where it stood; --resume and --overwrite speak of the run that was named."""
     named = link is links[-1]
-    return claim(link.run, resume=resume if named else "auto", overwrite=overwrite and named)
+    return claim(link.run, resume=resume if named else "auto", overwrite=overwrite and named, at_end=at_end)
 
 
 def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, console: RunConsole) -> list[Stage]:

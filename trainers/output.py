@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tunefleet.trainers.manifest import FOLDER, Manifest, brief, newest, newest_
 from tunefleet.trainers.recorded import code_of, recorded_run
 from tunefleet.trainers.resume import Differences, differences
 from tunefleet.trainers.run import RunFile
-from tunefleet.trainers.stage import BASE, DONE, EVENTS, METRICS, RUN_FILE, TRACKERS, WORKERS, read_done
+from tunefleet.trainers.stage import BASE, DONE, EVENTS, METRICS, REPORT, RUN_FILE, TRACKERS, WORKERS, read_done
 
 Resume = bool | Literal["auto"]
 LEASE = "lease"
@@ -106,8 +106,11 @@ def check_fence(storage: Storage, fence: int) -> None:
 
 
 @contextmanager
-def claim(run: RunFile, *, resume: Resume, overwrite: bool) -> Iterator[Claim]:
-    """Hold the output for as long as the block runs; a bad end is an event. Raises OutputError that names the holder when another run has it."""
+def claim(run: RunFile, *, resume: Resume, overwrite: bool, at_end: Callable[[Storage], None] = lambda storage: None) -> Iterator[Claim]:
+    """Hold the output for as long as the block runs; a bad end is an event. Raises OutputError that names the holder when another run has it.
+
+    ``at_end`` is called last of all, while the output is still held; not when another run has taken it over.
+    """
     storage = open_storage(run.output)
     held = lease.Lease.acquire(storage, LEASE, holder=run.name)
     try:
@@ -118,10 +121,21 @@ def claim(run: RunFile, *, resume: Resume, overwrite: bool) -> Iterator[Claim]:
         changed = () if fresh else differences(earlier(storage, run), run).changed
         storage.delete(DONE)
         storage.put(RUN_FILE, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
-        with _told(storage, held.fence), _given_back(storage) if fresh else nullcontext():
+        with _afterwards(storage, held.fence, at_end), _told(storage, held.fence), _given_back(storage) if fresh else nullcontext():
             yield Claim(run, storage, held.fence, changed, must_resume=resume is True)
     finally:
         held.release()
+
+
+@contextmanager
+def _afterwards(storage: Storage, fence: int, at_end: Callable[[Storage], None]) -> Iterator[None]:
+    """Call ``at_end``, however the block ended."""
+    try:
+        yield
+    finally:
+        with suppress(StorageError, OutputError):
+            check_fence(storage, fence)
+            at_end(storage)
 
 
 @contextmanager
@@ -152,5 +166,5 @@ def _clear(storage: Storage) -> None:
     """Remove what a run writes, and nothing else. The run file goes last: while it stands, what is left is known to be a run's."""
     for folder in (FOLDER, "evaluation", EXPORT, MERGED, BASE, TOKENIZER, WORKERS, TRACKERS):
         storage.delete_tree(folder)
-    for name in (METRICS, EVENTS, DONE, RUN_FILE):
+    for name in (METRICS, EVENTS, DONE, REPORT, RUN_FILE):
         storage.delete(name)

@@ -19,6 +19,7 @@ EVENTS = "events.jsonl"
 DONE = "done.json"  # written last: nothing is left to do
 WORKERS = "workers"  # notes of the worker group: who started, what failed, stacks of what hung
 TRACKERS = "trackers"  # what each tracker was told, and its files
+REPORT = "report.html"  # made anew whenever the run ends, or when asked for
 BASE = "base"  # the random model that an adapter stands on, made at export
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster import heartbeat
 from tunefleet.cluster.errors import CheckpointError, OutputError
+from tunefleet.cluster.machine import hardware
 from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import EXPORT
@@ -75,7 +76,9 @@ class Worker:
         self.stage, self.run, self.storage, self.world = stage, stage.run, storage, world
         self.events = Events(storage, attempt=attempt, writes=world.main)
         self.name = f"{stage.fence:06d}-{attempt:03d}-{world.broadcast(secrets.token_hex(3))}"
-        self.events.add("workers_ready", phase="starting" if attempt == 1 else "restarting", ranks=world.size, device=str(world.device))
+        self.events.add(
+            "workers_ready", phase="starting" if attempt == 1 else "restarting", ranks=world.size, device=str(world.device), hardware=hardware(world.device)
+        )
         self.store = Store.open(stage.store, stage.run.data.cache)
         manifest = self._newest()
         self.parts = self._build(manifest)

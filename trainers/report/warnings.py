@@ -16,6 +16,8 @@ KNOWN = {"group_failed", "stopped", "step_skipped", "evaluation_dropped", "evalu
 TROUBLE = ("_failed", "_dropped", "_skipped", "_lost", "_given_up", "_restarted", "_retried", "_apart")
 """Endings of events that tell of trouble; an event of a kind that this file does not know is shown by them in its own words."""
 SHOWN = 12
+CUT = 0.05
+"""Share of rows cut off from which on it is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,13 @@ def _rows(run: Gathered) -> list[Warning]:
         "leakage": "of the training rows have a prompt that is also held out: the held-out numbers flatter the model",
         "contradictions": "of the training rows answer the prompt of an earlier one otherwise",
     }
-    return [
+    quality = quality if isinstance(quality, dict) else {}
+    cut = counts.get("truncated", 0) / (counts.get("rows") or 1) if quality.get("truncated") == "keep" else 0.0
+    long = [Warning(f"{cut:.0%} of the rows are longer than data.max_length and lost their end.")] if cut >= CUT else []
+    return long + [
         Warning(f"{count(counts[kind], 'row')} {text} (data.quality.{kind}: warn).")
         for kind, text in said.items()
-        if counts.get(kind) and isinstance(quality, dict) and quality.get(kind) == "warn"
+        if counts.get(kind) and quality.get(kind) == "warn"
     ]
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from statistics import median
 
 from tunefleet.cluster.axes import quantity, short
+from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.markup import Markup
 from tunefleet.cluster.page import Figure, Section, figures, notice, page, section
 from tunefleet.cluster.page import verdict as verdict_line
 from tunefleet.cluster.storage import Storage
+from tunefleet.trainers.ledger import Events
+from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.report.account import data, headline, place, settings, spent, time_by_cause
 from tunefleet.trainers.report.curves import course, points
 from tunefleet.trainers.report.gather import Gathered, gather
@@ -19,8 +24,7 @@ from tunefleet.trainers.report.samples import samples
 from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict
 from tunefleet.trainers.report.warnings import warnings
 from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, moment, span
-
-REPORT = "report.html"
+from tunefleet.trainers.stage import REPORT, RUN_FILE
 
 
 def write_report(storage: Storage, now: float | None = None) -> str:
@@ -28,6 +32,17 @@ def write_report(storage: Storage, now: float | None = None) -> str:
     html = report(gather(storage, time.time() if now is None else now))
     storage.put(REPORT, html.encode("utf-8"))
     return f"{storage.address.rstrip('/')}/{REPORT}"
+
+
+def report_at_end(storage: Storage, say: Callable[[str], None]) -> None:
+    """The report of a run that ends, well or badly, where anything of it is left. Nothing is raised: a report is no reason to fail a run."""
+    try:
+        if storage.exists(RUN_FILE):
+            say(f"report: {write_report(storage)}")
+    except Exception as error:  # noqa: BLE001  whatever it is, the run matters more; it is said, and noted
+        say(f"note: the report could not be written: {error}")
+        with suppress(TunefleetError):
+            Events(storage).add("report_failed", why=brief(error))
 
 
 def report(run: Gathered) -> str:

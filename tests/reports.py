@@ -1,0 +1,110 @@
+"""Outputs of runs, made up file by file, so that a report can be asked of every state that a run may be in."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunefleet.cluster.metrics import finite
+
+BEGAN = 1_790_000_000.0
+EVIL = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"></pre>'\u202e\x00"
+"""What a row or a generation may hold; a test that finds it as an element, or the page's title changed, has found a hole."""
+RUN = {
+    "version": 1,
+    "name": "toy",
+    "model": {"name_or_path": "/models/small"},
+    "data": {"train": [{"path": "/rows/train.jsonl"}], "holdout": 0.1, "max_length": 64, "quality": {"leakage": "warn", "truncated": "keep"}},
+    "objective": {"kind": "sft"},
+    "peft": {"kind": "lora", "r": 8, "lora_alpha": 16.0, "target_modules": "all-linear"},
+    "training": {"max_steps": 60, "train_batch_size": 8, "max_grad_norm": 1.0, "seed": 0},
+    "evaluation": {"early_stopping_metric": "loss", "early_stopping_mode": "min"},
+    "scaling": {"num_workers": 2},
+    "zero": {"stage": 2},
+    "output": "runs/toy",
+}
+COUNTS = {"rows": 100, "kept": 99, "examples": 99, "tokens": 5000, "supervised": 2500, "train": 89, "holdout": 10, "leakage": 0, "truncated": 0, "invalid": 1}
+
+
+def run_folder(folder: Path, *, steps: int = 60, change: float = -0.5, **replaced: Any) -> Path:
+    """An output with a run that is done. ``change``: tuned minus base of the held-out loss. Others replace files: ``metrics``, ``events``, ``done=None``."""
+    parts = {"run": RUN, "metrics": metrics(steps), "events": [*opening(), *closing(steps)], "samples": {}, **replaced}
+    done = {"step": steps, "weights": f"checkpoints/step-{steps:08d}/manifest.json", "exported": None, "stopped": None}
+    done = parts.get("done", done)
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "run.yaml").write_text(yaml.safe_dump(parts["run"], sort_keys=False))
+    for name in ("metrics", "events"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(finite(line)) + "\n" for line in parts[name]))
+    for step in replaced.get("evaluated", [steps // 2, steps]):
+        content = evaluation(step, change * step / steps, replaced.get("sets", ("holdout",)))
+        (folder / "evaluation" / f"step-{step:08d}.json").write_text(json.dumps(content))
+    for step, prompts in parts["samples"].items():
+        (folder / "evaluation" / f"samples-step-{step:08d}.json").write_text(json.dumps({"step": step, "prompts": prompts}))
+    if done:
+        (folder / "done.json").write_text(json.dumps(done))
+    return folder
+
+
+def metrics(steps: int) -> list[dict[str, Any]]:
+    """A falling curve, with one step that was not finite."""
+    return [
+        {
+            "step": step,
+            "time": BEGAN + 30 + step,
+            "epoch": step / 20,
+            "tokens": 500 * step,
+            "loss": math.nan if step == 7 else 2 + 3 * math.exp(-step / 20),
+            "learning_rate": 1e-3 * (1 - step / (steps + 1)),
+            "grad_norm": math.nan if step == 7 else 1 + 5 / step,
+            "applied": step != 7,
+            "tokens_per_second": 5000.0,
+            "step_seconds": 0.1,
+            "padding": 0.1,
+            "examples": "0",
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+def opening() -> list[dict[str, Any]]:
+    """Events up to the first step."""
+    return [
+        event(0, "started", phase="starting", changed=[], machine={"cpu": "a processor", "cores": 2, "memory_gib": 8.0}, versions={"torch": "2.13.0"}),
+        event(5, "decision", text="a choice that nobody made"),
+        event(6, "prepared", store="/shards/abc", fingerprint="abc" * 8, created=True, counts=COUNTS),
+        event(20, "workers_ready", phase="starting", ranks=2, device="cpu", hardware="a processor"),
+        event(30, "training_started", phase="training", step=0, steps=60),
+    ]
+
+
+def closing(steps: int) -> list[dict[str, Any]]:
+    """Events of a good end."""
+    return [
+        event(40, "checkpoint_started", phase="checkpoint", step=steps),
+        event(42, "checkpoint_ended", phase="training", step=steps),
+        event(90, "run_done", phase="finishing", step=steps),
+        event(92, "finished", phase="stopped", steps=steps),
+    ]
+
+
+def event(after: float, kind: str, /, **fields: Any) -> dict[str, Any]:
+    """An event some seconds after the run began."""
+    return {"time": BEGAN + after, "event": kind, "attempt": 1, **fields}
+
+
+def evaluation(step: int, change: float, sets: tuple[str, ...]) -> dict[str, Any]:
+    """An evaluation file: the loss of every set changed by ``change``, give or take 0.05; of further sets by minus that."""
+    found = {}
+    for i, name in enumerate(sets):
+        moved = change if i == 0 else -change
+        near = {"value": 2.5 + moved, "low": 2.45 + moved, "high": 2.55 + moved}
+        base, difference = {"value": 2.5, "low": 2.4, "high": 2.6}, {"value": moved, "low": moved - 0.05, "high": moved + 0.05}
+        found[name] = {"rows": 10, "tokens": 400, "tuned": {"loss": near}, "base": {"loss": base}, "difference": {"loss": difference}}
+    manifest = f"checkpoints/step-{step:08d}/manifest.json"
+    named = {"version": 1, "step": step, "checkpoint": "0" * 64, "manifest": manifest, "placement": "inline", "seconds": 1.0}
+    first = found[sets[0]]
+    return {**named, "rows": 10, "tuned": {"loss": 2.5 + change}, "base": {"loss": 2.5}, "difference": first["difference"], "sets": found}
