@@ -162,7 +162,7 @@ def trl(gate: Gate, work: Work, store: str, *, sampling: str = "random") -> None
         args=SFTConfig(
             output_dir=folder,
             per_device_train_batch_size=MICRO,
-            gradient_accumulation_steps=training.train_batch_size // MICRO,
+            gradient_accumulation_steps=(training.train_batch_size or 64) // MICRO,
             max_steps=1_000_000,
             learning_rate=1e-4,
             bf16=training.precision == "bf16",
@@ -194,17 +194,15 @@ def join(gate: Gate, store: str) -> World:
 
 def make_stream(work: Work, world: World) -> Stream:
     """The stream of a run, as its worker makes it."""
-    from tunefleet.data.order import Order
+    from tunefleet.data.feed import feed_of
+    from tunefleet.data.store import Store
     from tunefleet.data.stream import Stream
 
-    split, training = work.split(), work.run.training
+    training = work.run.training
     return Stream(
-        split,
-        Order(split.shard_rows, training.seed, split.window),
-        batch_size=training.train_batch_size,
+        feed_of(Store.open(work.store), work.run.data, training.step_size(), training.seed),
         batching=work.run.data.batching,
-        rows=training.rows_per_forward(),
-        tokens=training.micro_batch_tokens,
+        limits=training.limits(),
         rank=world.rank,
         ranks=world.size,
     )
@@ -237,6 +235,6 @@ def padded_steps(stream: Stream, objective: Objective) -> Iterator[list[dict[str
     """The examples of every step of our stream, in micro-batches of 8 in their order."""
     step = 0
     while True:
-        records = stream.split.records(stream.ids(step).tolist())
+        records = stream.rows.records(stream.ids(step).tolist())
         yield [plain_batch(objective.collate(records[i : i + MICRO])) for i in range(0, len(records), MICRO)]
         step += 1

@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 from recording import machine, save, show, spread
 
+from tunefleet.data.feed import feed_of
 from tunefleet.data.layout import ANSWERS, Encoded
-from tunefleet.data.order import Order
+from tunefleet.data.packing import Limits
+from tunefleet.data.settings import Data
 from tunefleet.data.shards import Columns, Index, ShardWriter, write_index
+from tunefleet.data.steps import StepSize
 from tunefleet.data.store import Store
 from tunefleet.data.stream import Stream
 
@@ -42,10 +45,12 @@ def ours(folder: Path, ids: np.ndarray, masks: np.ndarray) -> dict[str, Contesta
     for row, mask in zip(ids, masks, strict=True):
         writer.add(Encoded({"ids": row, "supervised": mask}, len(row), int(mask.sum())))
     write_index(folder, Index(fingerprint="benchmark", layout=Columns.of(ANSWERS), splits={"train": writer.close()}))
-    split = Store.open(folder).split("train")
+    store = Store.open(folder)
+    split = store.split("train")
     split.verify()
-    order = Order(split.shard_rows, 0, split.window)
-    stream = Stream(split, order, batch_size=STEP, batching="bucket", rows=BATCH, tokens=None, rank=0, ranks=1)
+    feed = feed_of(store, Data.model_validate({"train": [{"path": "none"}]}), StepSize(STEP, None), 0)
+    order = feed.course
+    stream = Stream(feed, batching="bucket", limits=Limits(rows=BATCH), rank=0, ranks=1)
 
     def records(epoch: int) -> Iterator[int]:
         for start in range(0, split.rows, BATCH):

@@ -93,7 +93,7 @@ def throughput(folder: Path, *, count: int, steps: int) -> dict[str, Any]:
         "rows": work.rows,
         "rounds": count,
         "steps_a_turn": steps,
-        "examples_a_step": work.run.training.train_batch_size,
+        "examples_a_step": work.run.training.step_size().examples,
         "micro_batch": {"tunefleet": f"{MICRO_TOKENS} padded tokens", "others": f"{MICRO} rows"},
         "useful_tokens_per_second": {name: spread(values) for name, values in rates.items()},
         "whole": {name: total(found) for name, found in turns.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import accumulate
@@ -13,21 +14,18 @@ import numpy as np
 from tunefleet.cluster.errors import StorageError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from tunefleet.data.storefiles import OpenShards
+    from tunefleet.data.order import Course
 
 
-class Course(Protocol):
-    """Which ids an epoch has, and in which order."""
+class Shards(Protocol):
+    """The shards of a split, or of several as one, as far as they are opened ahead."""
 
-    @property
-    def rows(self) -> int:
-        """Positions of an epoch."""
+    def open_ahead(self, number: int, *, wait: bool) -> bool:
+        """Open a shard that is not needed yet; whether it is open now."""
         ...
 
-    def at(self, epoch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """The ids at these positions."""
+    def let_go(self, needed: Collection[int]) -> None:
+        """Close all but these."""
         ...
 
 
@@ -46,7 +44,7 @@ def coming(course: Course, shard_rows: list[int], epoch: int, position: int, cou
 class ReadAhead:
     """Keeps the shards of the next window's worth of rows open; what lies behind is let go of. ``at`` says where the reader stands."""
 
-    def __init__(self, shards: OpenShards, shard_rows: list[int], course: Course, window: int) -> None:
+    def __init__(self, shards: Shards, shard_rows: list[int], course: Course, window: int) -> None:
         self._shards, self._shard_rows, self._course = shards, shard_rows, course
         self._count = min(-(-sum(shard_rows) * window // len(shard_rows)), sum(shard_rows))
         self._place = -1

@@ -8,8 +8,8 @@ not change with the version of a library. The hash is a bijection: no two rows o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,33 +18,55 @@ if TYPE_CHECKING:
 
     Ids = npt.NDArray[np.int64]
     Hashes = npt.NDArray[np.uint64]
+    Lengths = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 _SHARDS, _ROWS = 1, 2  # what a key is for: shards and rows are permuted by different hashes
 
 
-class StepRange(NamedTuple):
-    """The positions of one optimizer step: ``start`` to ``stop`` (half open) of an epoch."""
+class Course(Protocol):
+    """Which examples an epoch has, and in which order: of one store as it stands (Order), or of several sources in given shares (Mixture)."""
 
-    epoch: int
-    start: int
-    stop: int
+    @property
+    def seed(self) -> int:
+        """What it was drawn with."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Positions of an epoch; the same for every epoch."""
+        ...
+
+    def at(self, epoch: int, start: int, stop: int) -> Ids:
+        """The ids at positions ``start`` to ``stop`` of an epoch, (stop - start,) int64."""
+        ...
+
+    def tokens_before(self, epoch: int, position: int) -> int:
+        """Tokens of the examples at the positions before this one."""
+        ...
+
+    def epoch_tokens(self) -> tuple[int, int, int]:
+        """Tokens of an epoch: on average over epochs (rounded up), and bounds that none falls below or exceeds."""
+        ...
 
 
 class Order:
     """The order in which the rows of a split are read, epoch after epoch.
 
     ``shard_rows``: rows of each shard; the id of a row is its position when the shards stand side by side. ``window``: shards that are shuffled together.
+    ``lengths``: tokens of every row, by id; only what asks for tokens needs them.
     """
 
-    def __init__(self, shard_rows: Sequence[int], seed: int, window: int) -> None:
+    def __init__(self, shard_rows: Sequence[int], seed: int, window: int, lengths: Lengths | None = None) -> None:
         assert window > 0, "a window holds at least one shard"
         assert sum(shard_rows) > 0, "a split without rows has no order"
-        self.seed, self.window = seed, window
+        self.seed, self.window, self._lengths = seed, window, lengths
         self._shard_rows = np.asarray(shard_rows, np.int64)
         self._shard_starts = np.cumsum(self._shard_rows) - self._shard_rows
         self.rows = int(self._shard_rows.sum())
         self._epoch = lru_cache(maxsize=2)(self._plan)
         self._window = lru_cache(maxsize=2)(self._shuffled)  # two: a step may reach into the next window, and the log looks at a step again
+        self._sums = lru_cache(maxsize=4)(self._tokens_within)
+        self._before_windows = lru_cache(maxsize=2)(self._tokens_before_windows)
 
     def at(self, epoch: int, start: int, stop: int) -> Ids:
         """The ids at positions ``start`` to ``stop`` of an epoch, (stop - start,) int64.
@@ -60,14 +82,44 @@ class Order:
             parts.append(self._window(epoch, number)[max(start - begins, 0) : stop - begins])
         return np.concatenate(parts) if start < stop else np.empty(0, np.int64)
 
-    def steps_per_epoch(self, batch: int) -> int:
-        """Steps in one pass over all rows; the last is smaller where ``batch`` does not divide, and never dropped."""
-        return -(-self.rows // batch)
+    def windows(self, epoch: int, start: int, stop: int) -> list[tuple[int, int]]:
+        """The windows that positions ``start`` to ``stop`` touch, each by its first position and the one behind its last."""
+        _, ends = self._epoch(epoch)
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right") if start < stop else (0, -1)
+        return [(int(ends[number - 1]) if number else 0, int(ends[number])) for number in range(int(first), int(last) + 1)]
 
-    def step_range(self, step: int, batch: int) -> StepRange:
-        """Where step ``step`` (counted from 0 over all epochs) stands."""
-        epoch, within = divmod(step, self.steps_per_epoch(batch))
-        return StepRange(epoch, within * batch, min((within + 1) * batch, self.rows))
+    def tokens_before(self, epoch: int, position: int) -> int:
+        """See Course. Costs the sort of one window."""
+        assert 0 <= position <= self.rows, "a position outside of the epoch"
+        _, ends = self._epoch(epoch)
+        number = int(np.searchsorted(ends, position, side="right"))
+        inside = position - (int(ends[number - 1]) if number else 0)
+        whole = int(self._before_windows(epoch)[number])
+        return whole + int(self._sums(epoch, number)[inside]) if inside else whole
+
+    def epoch_tokens(self) -> tuple[int, int, int]:
+        """See Course: every epoch has every row."""
+        total = int(self._shard_tokens.sum())
+        return total, total, total
+
+    @cached_property
+    def _shard_tokens(self) -> Ids:
+        assert self._lengths is not None, "an order that counts tokens needs the lengths of its rows"
+        found = np.zeros(len(self._shard_rows), np.int64)
+        full = np.flatnonzero(self._shard_rows)
+        found[full] = np.add.reduceat(self._lengths, self._shard_starts[full], dtype=np.int64)
+        return found
+
+    def _tokens_before_windows(self, epoch: int) -> Ids:
+        """Tokens before each window of an epoch, and behind the last."""
+        shards, ends = self._epoch(epoch)
+        sums = np.append(0, np.cumsum(self._shard_tokens[shards]))
+        return sums[np.minimum(np.arange(len(ends) + 1) * self.window, len(shards))]
+
+    def _tokens_within(self, epoch: int, number: int) -> Ids:
+        """Tokens before each row of a window, counted from its first, and behind its last."""
+        assert self._lengths is not None, "an order that counts tokens needs the lengths of its rows"
+        return np.append(0, np.cumsum(self._lengths[self._window(epoch, number)], dtype=np.int64))
 
     def _plan(self, epoch: int) -> tuple[Ids, Ids]:
         """The shards of an epoch in their order, and the position behind the last row of each window."""

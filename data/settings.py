@@ -19,16 +19,28 @@ class Source(Settings):
     path: str = Field(description="file, folder or glob; json, jsonl, csv, tsv, parquet or plain text")
     format: str = Field(default="auto", description="a row format, or auto: decided by the columns, and said")
     columns: dict[str, str] = Field(default_factory=dict, description="renames columns, {wanted: present}: {prompt: question}")
-    weight: float = Field(default=1.0, gt=0, description="share of this source against the others; only 1.0 until mixtures are built")
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="passes over this source an epoch: 2.0 reads each row twice, 0.5 every other epoch (see mixture)"
+    )
     separator: str = Field(default="<|endoftext|>", description="what ends a document in plain text")
 
-    @field_validator("weight")
-    @classmethod
-    def _mixtures_are_not_built(cls, value: float) -> float:
-        if value != 1.0:
-            want = "1.0: every source is read once an epoch"
-            raise refusal(SettingsError("mixtures are not built yet", got=str(value), want=want, fix="remove weight"))
-        return value
+
+class Mixture(Settings):
+    """How several sources share an epoch of sum(weight x rows) examples: each in proportion to weight x rows^(1 / temperature)."""
+
+    temperature: float | None = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="1 goes by rows, so that weights are passes; above 1 small sources get more; null leaves rows out, so that weights are the shares",
+    )
+
+
+class Replay(Settings):
+    """Rows of an earlier data version among the new ones, so that continued tuning forgets less."""
+
+    store: str = Field(description="the earlier version's store, as `tunefleet data list` names it; same tokenizer, template and max_length")
+    ratio: float = Field(gt=0, lt=1, description="share of the epoch's examples that come from there; the new rows keep theirs, so the epoch grows")
 
 
 class Quality(Settings):
@@ -62,6 +74,8 @@ class Data(Settings):
     """What a run eats."""
 
     train: list[Source] = Field(min_length=1, description="sources of training rows")
+    mixture: Mixture = Field(default=Mixture(), description="how several sources share an epoch")
+    replay: Replay | None = Field(default=None, description="rows of an earlier data version among the new ones")
     holdout: Annotated[float, Field(ge=0, lt=1)] | list[Source] = Field(
         default=0.1, description="share of train split off by a hash of the prompt, or a list of sources; 0 for none"
     )

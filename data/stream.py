@@ -10,10 +10,10 @@ import numpy as np
 
 from tunefleet.data.ahead import ReadAhead
 from tunefleet.data.cursor import Cursor, Skipped, planned_step
+from tunefleet.data.feed import Feed
 from tunefleet.data.layout import Record
-from tunefleet.data.order import Order, StepRange
 from tunefleet.data.packing import Batching, Limits, divide, kind_of, row_cost
-from tunefleet.data.store import Split
+from tunefleet.data.steps import StepRange
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,71 +32,67 @@ class Round:
 class Stream:
     """The rounds of one rank, step after step.
 
-    ``batch_size``: examples an optimizer step, over all ranks; ``rows``, ``tokens``: the most of a micro-batch (see packing). Nothing is kept from step to step
-    but the order's last window, so going on from a checkpoint is asking for its step.
+    ``limits``: of a micro-batch. Nothing is kept from step to step but the course's last windows, so going on from a
+    checkpoint is asking for its step.
     """
 
     def __init__(
         self,
-        split: Split,
-        order: Order,
+        feed: Feed,
         *,
-        batch_size: int,
         batching: Batching,
-        rows: int | None,
-        tokens: int | None,
+        limits: Limits,
         rank: int,
         ranks: int,
         skipped: Skipped = (),
     ) -> None:
-        assert order.rows == split.rows, "this order is of another split"
-        self.split, self.order, self.batch_size, self.kind, self.limits = split, order, batch_size, kind_of(batching), Limits(rows, tokens)
+        self.rows, self.course, self.steps, self.kind, self.limits = feed.rows, feed.course, feed.steps, kind_of(batching), limits
         self.rank, self.ranks, self.skipped = rank, ranks, skipped
-        self._ahead = ReadAhead(split.shards, split.shard_rows, order, split.window)
+        self._ahead = ReadAhead(self.rows.shards, self.rows.shard_rows, self.course, self.rows.window)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in one pass over all rows."""
-        return self.order.steps_per_epoch(self.batch_size)
+        """Steps in one epoch."""
+        return self.steps.per_epoch
 
     def take(self, step: int) -> list[Round]:
         """This rank's rounds of a step: equally many on every rank, and over all ranks every example of the step in exactly one that is real."""
         epoch, start, stop = self._range(step)
         self._ahead.at(epoch, start)
-        ids = self.order.at(epoch, start, stop)
-        lengths = self.split.lengths[ids].astype(np.int64)
+        ids = self.course.at(epoch, start, stop)
+        lengths = self.rows.lengths[ids].astype(np.int64)
         division = divide(lengths, self.ranks, kind=self.kind, rows=self.limits.rows, tokens=self.limits.tokens)
         idle = [int(np.argmin(lengths))]  # the cheapest record of the step
-        return [Round(self.split.records(ids[part or idle].tolist()), real=bool(part)) for part in division[self.rank]]
+        return [Round(self.rows.records(ids[part or idle].tolist()), real=bool(part)) for part in division[self.rank]]
 
     def ids(self, step: int) -> Ids:
         """The examples of a step, over all ranks, in their order."""
-        return self.order.at(*self._range(step))
+        return self.course.at(*self._range(step))
 
     def digest(self, step: int) -> str:
         """A name for the set of examples of a step: the same for every rank, any number of ranks and any grouping."""
         return hashlib.sha256(np.sort(self.ids(step)).astype("<i8").tobytes()).hexdigest()[:16]
 
     def epoch(self, step: int) -> float:
-        """Passes over the rows that are done before a step."""
+        """Epochs that are done before a step."""
         epoch, start, _ = self._range(step)
-        return epoch + start / self.order.rows
+        return epoch + start / self.course.rows
 
     def cursor(self, step: int) -> Cursor:
         """Where a run stands that has finished ``step`` steps."""
         epoch, start, _ = self._range(step)
-        return Cursor(self.split.fingerprint, self.order.seed, epoch, start, step, self.skipped)
+        return Cursor(self.rows.fingerprint, self.course.seed, epoch, start, step, self.skipped)
 
     def costliest(self) -> list[Record]:
         """The costliest micro-batch that can occur in any step, for a dry run: what fits with it fits with all. Counts the rows by length; opens few shards."""
-        rows_of_length = np.bincount(self.split.lengths)
+        rows_of_length = np.bincount(self.rows.lengths)
         lengths = np.flatnonzero(rows_of_length)
         not_longer = np.cumsum(rows_of_length[lengths])
-        counts = np.minimum(np.minimum(self.limits.most_rows(lengths), self.batch_size), not_longer)
+        counts = np.minimum(np.minimum(self.limits.most_rows(lengths), self.steps.most_rows), not_longer)
         worst = int(np.argmax(counts * row_cost(lengths)))
-        ids = np.flatnonzero(self.split.lengths <= lengths[worst])
-        longest = np.argsort(-self.split.lengths[ids].astype(np.int64), kind="stable")[: counts[worst]]
-        return self.split.records(ids[longest].tolist())
+        ids = np.flatnonzero(self.rows.lengths <= lengths[worst])
+        longest = np.argsort(-self.rows.lengths[ids].astype(np.int64), kind="stable")[: counts[worst]]
+        return self.rows.records(ids[longest].tolist())
 
     def _range(self, step: int) -> StepRange:
-        return self.order.step_range(planned_step(step, self.skipped), self.batch_size)
+        return self.steps.range(planned_step(step, self.skipped))

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from tunefleet.data.feed import Feed, feed_of
 from tunefleet.data.layout import ANSWERS, Encoded, Layout
+from tunefleet.data.settings import Data
 from tunefleet.data.shards import INDEX, Columns, Index, ShardWriter, write_index
+from tunefleet.data.steps import StepSize
 from tunefleet.data.store import Store
 
 
@@ -37,10 +40,22 @@ def edit_index(folder: Path, change: Callable[[dict[str, Any]], Any], *, seal: b
     (folder / INDEX).write_text(json.dumps(index))
 
 
-def make_store(folder: Path, lengths: Sequence[int], *, shard_bytes: int = 1 << 20, layout: Layout = ANSWERS, window: int = 2) -> Store:
-    """A store with one split, train, whose row i has ``lengths[i]`` tokens."""
+def make_store(
+    folder: Path, lengths: Sequence[int], *, shard_bytes: int = 1 << 20, layout: Layout = ANSWERS, window: int = 2, sources: Sequence[int] = (), **index: Any
+) -> Store:
+    """A store with one split, train, whose row i has ``lengths[i]`` tokens; ``sources``: the first row of each source."""
     writer = ShardWriter(folder, "train", layout, shard_bytes=shard_bytes)
     for row, length in enumerate(lengths):
+        for number, first in enumerate(sources):
+            if row == first:
+                writer.source(f"source-{number}")
         writer.add(encoded(row, length))
-    write_index(folder, Index(fingerprint="f" * 64, layout=Columns.of(layout), window=window, splits={"train": writer.close()}))
+    settings = {"fingerprint": "f" * 64, "layout": Columns.of(layout), "window": window, "splits": {"train": writer.close()}, **index}
+    write_index(folder, Index(**settings))
     return Store.open(folder)
+
+
+def make_feed(store: Store, examples: int | None = None, tokens: int | None = None, *, seed: int = 0, weights: Sequence[float] = (), **data: Any) -> Feed:
+    """What a run reads of such a store."""
+    train = [{"path": "unused", "weight": weight} for weight in weights or [1.0] * len(store.split("train").sources)]
+    return feed_of(store, Data.model_validate({"train": train, **data}), StepSize(examples, tokens), seed)

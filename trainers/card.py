@@ -49,11 +49,11 @@ def _origin(run: RunFile, kind: str, base: str, step: int, fingerprint: str) -> 
 
 
 def _training(run: RunFile) -> str:
-    training = run.training
+    training, size = run.training, run.training.step_size()
     rows: dict[str, Any] = {
         "objective": vars(run.objective)["kind"],
         "rows": ", ".join(Path(source.path.partition("?")[0]).name for source in run.data.train),
-        "examples a step": training.train_batch_size,
+        "an optimizer step": f"{size.examples} examples" if size.examples else f"about {size.tokens} tokens",
         "longest example": f"{run.data.max_length} tokens",
         "learning rate": f"{run.learning_rate():g}, {training.lr_scheduler_type}",
         "precision": training.precision,

@@ -68,10 +68,11 @@ def absolute(run: RunFile) -> RunFile:
     sources = {"train": [s.model_copy(update={"path": _path(s.path)}) for s in data.train]}
     holdout = data.holdout if isinstance(data.holdout, float | int) else [s.model_copy(update={"path": _path(s.path)}) for s in data.holdout]
     template = data.chat_template
+    replay = data.replay and data.replay.model_copy(update={"store": _path(data.replay.store)})
     return run.model_copy(
         update={
             "model": model.model_copy(update={"name_or_path": _existing(model.name_or_path), "tokenizer": tokenizer, "config": config}),
-            "data": data.model_copy(update={**sources, "holdout": holdout, "store": _path(data.store), "chat_template": _existing(template)}),
+            "data": data.model_copy(update={**sources, "holdout": holdout, "replay": replay, "store": _path(data.store), "chat_template": _existing(template)}),
             "output": _path(run.output),
         }
     )

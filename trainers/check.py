@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tunefleet.cluster.errors import RequestError, SettingsError, nearest
+from tunefleet.cluster.errors import RequestError, SettingsError, TunefleetError, nearest
 from tunefleet.cluster.plugins import plugin
 from tunefleet.cluster.settings import Checked
 from tunefleet.trainers.run import METRICS, TRACKERS, Lora, Model, RunFile
@@ -98,6 +98,27 @@ def _rows(subject: Subject) -> Iterator[RequestError]:
                 plugin(FORMATS, source.format)
             except SettingsError as error:
                 yield _at(f"{key}.format", error)
+
+
+def _replay(subject: Subject) -> Iterator[RequestError]:
+    """A store to replay that is none. What is in it can be compared when the run's own shards stand."""
+    from tunefleet.data.store import Store
+
+    if subject.run.data.replay is not None:
+        try:
+            Store.open(subject.run.data.replay.store)
+        except TunefleetError as error:
+            yield SettingsError(
+                f"data.replay.store: {error.what}", got=error.got, want="the folder of an earlier data version", fix="see `tunefleet data list`"
+            )
+
+
+def _step(subject: Subject) -> Iterator[RequestError]:
+    """A step that may not hold one example."""
+    tokens, longest = subject.run.training.train_batch_tokens, subject.run.data.max_length
+    if tokens is not None and tokens < longest:
+        fix = "raise it, or lower data.max_length"
+        yield SettingsError("training.train_batch_tokens: less than one example may have", got=f"{tokens} tokens", want=f"{longest} or more", fix=fix)
 
 
 def _template(subject: Subject) -> Iterator[RequestError]:
@@ -235,6 +256,7 @@ def _resources(subject: Subject) -> Iterator[RequestError]:
 SOURCE = ("model.name_or_path", "model.config")
 ROW_CHECKS: Checks = (
     (("data.train", "data.holdout"), _rows),
+    (("data.replay",), _replay),
     (("data.chat_template",), _template),
     ((*SOURCE, "data.max_length"), _context),
 )
@@ -244,6 +266,7 @@ CHECKS: Checks = (
     ((*SOURCE, "model.attn_implementation", "model.dtype", "training.precision", "peft.kind"), _model),
     *ROW_CHECKS,
     ((*SOURCE, "peft.kind", "peft.target_modules", "peft.modules_to_save"), _targets),
+    (("training.train_batch_tokens", "data.max_length"), _step),
     (("zero", "training.optimizer"), _zero),
     (("training.max_steps", "training.warmup_steps"), _schedule),
     (("evaluation.metrics", "evaluation.early_stopping_metric", "evaluation.early_stopping_mode"), _metrics),

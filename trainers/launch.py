@@ -189,10 +189,11 @@ def _show(console: RunConsole, run: RunFile, tracking: Tracking, name: str, reco
 
 @dataclass(frozen=True)
 class Ready:
-    """A run's shards, and the id that fills the padding of their batches."""
+    """A run's shards, the id that fills the padding of their batches, and optimizer steps in an epoch."""
 
     prepared: Prepared
     pad_id: int
+    steps_per_epoch: int
 
 
 @contextmanager
@@ -211,7 +212,9 @@ def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | 
 
     Raises DataError for the rows, SettingsError for a tokenizer that does not fit the model.
     """
+    from tunefleet.data.feed import feed_of
     from tunefleet.data.prepare import prepare
+    from tunefleet.data.store import Store
     from tunefleet.trainers.models import model_config
     from tunefleet.trainers.objective import make_objective
     from tunefleet.trainers.rowtokenizer import make_tokenizer
@@ -223,18 +226,16 @@ def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | 
     tokenizer = load_tokenizer(run.model, run.data.chat_template, decisions=decisions)
     Refusal.raise_if(vocabulary_problems(tokenizer, model_config(known)))
     made = prepare(run.data, make_objective(run.objective, tokenizer.pad_token_id).layout, tokenizer, cluster=cluster)
-    _decide([held], console, (*decisions, *made.decisions))
+    feed = feed_of(Store.open(made.store, run.data.cache), run.data, run.training.step_size(), run.training.seed)
+    _decide([held], console, (*decisions, *made.decisions, *feed.decisions()))
     Events(held.storage).add("prepared", store=made.store, fingerprint=made.fingerprint, data_version=made.version, created=made.created, counts=made.counts)
-    return Ready(made, tokenizer.pad_token_id)
+    return Ready(made, tokenizer.pad_token_id, feed.steps.per_epoch)
 
 
 def stage_of(held: Claim, ready: Ready, placement: Place, actors: Sequence[str]) -> Stage:
     """What the workers get of a run whose shards stand."""
-    from tunefleet.data.store import Store
-
     run, made = held.run, ready.prepared
-    epoch = math.ceil(Store.open(made.store, run.data.cache).split("train").rows / run.training.train_batch_size)
-    steps = run.training.max_steps or math.ceil((run.training.num_train_epochs or 0) * epoch)
+    steps = run.training.max_steps or math.ceil((run.training.num_train_epochs or 0) * ready.steps_per_epoch)
     return Stage(run, made.store, ready.pad_id, steps, held.fence, placement, actors, held.must_resume)
 
 

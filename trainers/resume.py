@@ -12,7 +12,7 @@ from typing import Any
 from tunefleet.cluster.errors import RequestError, SettingsError
 from tunefleet.trainers.run import RunFile
 
-FIXED = ("model", "objective", "peft", "training.seed", "training.train_batch_size", "parallel", "data")
+FIXED = ("model", "objective", "peft", "training.seed", "training.train_batch_size", "training.train_batch_tokens", "parallel", "data")
 FREE_IN_FIXED = ("data.store", "data.cache", "data.batching", "model.attn_implementation")  # where shards lie and how rows are grouped changes no example
 
 

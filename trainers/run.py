@@ -12,7 +12,9 @@ from tunefleet.cluster.errors import Refusal, SettingsError
 from tunefleet.cluster.plugins import Plugin
 from tunefleet.cluster.settings import Checked, Settings, check, refusal
 from tunefleet.cluster.yamlfile import Document, read
+from tunefleet.data.packing import Limits
 from tunefleet.data.settings import Data
+from tunefleet.data.steps import StepSize
 
 OBJECTIVES = "tunefleet.trainers.objectives"
 METRICS = "tunefleet.trainers.evaluation.metrics"
@@ -104,7 +106,12 @@ class Training(Settings):
 
     max_steps: PositiveInt | None = Field(default=None, description="optimizer steps; exactly one of max_steps and num_train_epochs")
     num_train_epochs: PositiveFloat | None = Field(default=None, description="passes over the training rows; exactly one of max_steps and num_train_epochs")
-    train_batch_size: PositiveInt = Field(default=64, description="examples per optimizer step, over all ranks; need not divide by anything")
+    train_batch_size: PositiveInt | None = Field(
+        default=None, description="examples per optimizer step, over all ranks; need not divide by anything; 64 where train_batch_tokens is null too"
+    )
+    train_batch_tokens: PositiveInt | None = Field(
+        default=None, description="tokens per optimizer step, over all ranks, to within the longest example, instead of train_batch_size"
+    )
     micro_batch_size: PositiveInt | None = Field(
         default=None, description="most examples per rank per forward: the memory knob; 8 where micro_batch_tokens is null too"
     )
@@ -131,11 +138,18 @@ class Training(Settings):
         if self.micro_batch_size is not None and self.micro_batch_tokens is not None:
             got = f"micro_batch_size: {self.micro_batch_size} and micro_batch_tokens: {self.micro_batch_tokens}"
             raise refusal(SettingsError("two bounds of a forward", got=got, want="at most one of micro_batch_size and micro_batch_tokens", fix="remove one"))
+        if self.train_batch_size is not None and self.train_batch_tokens is not None:
+            got = f"train_batch_size: {self.train_batch_size} and train_batch_tokens: {self.train_batch_tokens}"
+            raise refusal(SettingsError("two sizes of a step", got=got, want="at most one of train_batch_size and train_batch_tokens", fix="remove one"))
         return self
 
-    def rows_per_forward(self) -> int | None:
-        """Most rows a rank computes at once, or None when micro_batch_tokens is the bound."""
-        return self.micro_batch_size or (None if self.micro_batch_tokens else 8)
+    def step_size(self) -> StepSize:
+        """What an optimizer step has, over all ranks."""
+        return StepSize(self.train_batch_size or (None if self.train_batch_tokens else 64), self.train_batch_tokens)
+
+    def limits(self) -> Limits:
+        """The most that a rank computes at once: examples, or tokens where micro_batch_tokens is the bound."""
+        return Limits(self.micro_batch_size or (None if self.micro_batch_tokens else 8), self.micro_batch_tokens)
 
 
 class Zero(Settings):

@@ -171,17 +171,15 @@ class Worker:
         return Parts(objective, engine, self._stream(), built.base_fingerprint)
 
     def _stream(self) -> Stream:
-        from tunefleet.data.order import Order
+        from tunefleet.data.feed import feed_of
         from tunefleet.data.stream import Stream
 
-        split, training = self.store.split("train"), self.run.training
+        training = self.run.training
+        feed = feed_of(self.store, self.run.data, training.step_size(), training.seed)
         return Stream(
-            split,
-            Order(split.shard_rows, training.seed, split.window),
-            batch_size=training.train_batch_size,
+            feed,
             batching=self.run.data.batching,
-            rows=training.rows_per_forward(),
-            tokens=training.micro_batch_tokens,
+            limits=training.limits(),
             rank=self.world.rank,
             ranks=self.world.size,
         )

@@ -12,12 +12,14 @@ from tiny_tokenizers import tiny_tokenizer
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.data.choice import make_format
+from tunefleet.data.feed import feed_of
 from tunefleet.data.keys import keys_of
 from tunefleet.data.layout import ANSWERS, CLASSIFICATION, JUDGED, LAYOUTS, PAIRS, PREFERENCE, TEXT, TRIPLETS, sequences
-from tunefleet.data.order import Order
+from tunefleet.data.packing import Limits
 from tunefleet.data.prepare import prepare
 from tunefleet.data.preview import preview
 from tunefleet.data.settings import Data
+from tunefleet.data.steps import StepSize
 from tunefleet.data.store import Store
 from tunefleet.data.stream import Stream
 
@@ -71,7 +73,7 @@ def test_every_format_is_read_streamed_and_shown(tmp_path, kind):
     for split in (train, held):
         for record in split.records(range(split.rows)):
             assert split.lengths[record.id] == sum(len(part.ids) for part in sequences(record.columns))
-    stream = Stream(train, Order(train.shard_rows, 0, train.window), batch_size=8, batching="auto", rows=4, tokens=None, rank=0, ranks=1)
+    stream = Stream(feed_of(store, data, StepSize(8, None), 0), batching="auto", limits=Limits(rows=4), rank=0, ranks=1)
     seen = sorted(record.id for step in range(stream.steps_per_epoch) for part in stream.take(step) for record in part.records)
     assert seen == list(range(train.rows))
     assert len(preview(data, layout, tiny_tokenizer(), 3, colour=False)) == 3

@@ -39,17 +39,6 @@ def test_no_reader_needs_more_than_a_window_of_shards_and_comes_back_to_none(row
         assert sum(first[s] <= position <= last[s] for s in first) <= window
 
 
-@given(shard_rows, seeds, windows, st.integers(1, 50), st.integers(0, 200))
-def test_steps_cover_each_epoch_without_gap_and_drop_nothing(rows, seed, window, batch, epoch):
-    order = Order(rows, seed, window)
-    steps = order.steps_per_epoch(batch)
-    ranges = [order.step_range(epoch * steps + i, batch) for i in range(steps)]
-    assert steps == -(-order.rows // batch)
-    assert {r.epoch for r in ranges} == {epoch}
-    assert [r.start for r in ranges] == list(range(0, order.rows, batch))
-    assert [r.stop for r in ranges] == [*(r.start for r in ranges[1:]), order.rows]
-
-
 def test_epochs_and_seeds_give_different_orders_and_different_windows():
     rows = [50] * 8
     orders = {tuple(Order(rows, seed, 2).at(epoch, 0, 400).tolist()) for seed in range(5) for epoch in range(5)}

@@ -10,9 +10,12 @@ from shardtoys import make_store, tokens_of
 
 from tunefleet.cluster.errors import SettingsError, StorageError
 from tunefleet.data.ahead import ReadAhead, coming
+from tunefleet.data.feed import Feed
 from tunefleet.data.order import Order
+from tunefleet.data.packing import Limits
 from tunefleet.data.settings import Cache
 from tunefleet.data.shards import INDEX
+from tunefleet.data.steps import ByExamples
 from tunefleet.data.store import Store
 from tunefleet.data.stream import Stream
 
@@ -31,8 +34,8 @@ def split_of(remote: Remote, folder: Path, limit: int | None = None):
 
 
 def stream_of(split, rank: int = 0, ranks: int = 1) -> Stream:
-    order = Order(split.shard_rows, 0, split.window)
-    return Stream(split, order, batch_size=4, batching="bucket", rows=2, tokens=None, rank=rank, ranks=ranks)
+    feed = Feed(split, Order(split.shard_rows, 0, split.window), ByExamples(split.rows, 4), ())
+    return Stream(feed, batching="bucket", limits=Limits(rows=2), rank=rank, ranks=ranks)
 
 
 def shard_reads(remote: Remote) -> list[int]:

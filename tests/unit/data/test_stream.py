@@ -2,50 +2,52 @@
 
 import json
 import random
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shardtoys import make_store, tokens_of
+from shardtoys import make_feed, make_store, tokens_of
 
 from tunefleet.data.cursor import Cursor
-from tunefleet.data.order import Order
-from tunefleet.data.packing import row_cost
-from tunefleet.data.store import Split
+from tunefleet.data.packing import Limits, row_cost
+from tunefleet.data.store import Store
 from tunefleet.data.stream import Stream
 
 STORES, CASES_PER_STORE = 25, 40
 
 
 @pytest.fixture(scope="module")
-def split_of(tmp_path_factory: pytest.TempPathFactory):
-    """Splits of 1 to 60 rows in 1 to some tens of shards, by number."""
+def store_of(tmp_path_factory: pytest.TempPathFactory):
+    """Stores of 1 to 60 rows of 1 to 4 sources in 1 to some tens of shards, by number."""
     root: Path = tmp_path_factory.mktemp("stores")
 
     @cache
-    def build(number: int) -> Split:
+    def build(number: int) -> Store:
         chance = random.Random(number)
         lengths = [chance.randint(2, 40) for _ in range(chance.randint(1, 60))]
-        return make_store(root / str(number), lengths, shard_bytes=chance.choice([1, 300, 1000, 1 << 20])).split("train")
+        sources = sorted({0, *(chance.randrange(len(lengths)) for _ in range(chance.randint(0, 3)))})
+        return make_store(root / str(number), lengths, shard_bytes=chance.choice([1, 300, 1000, 1 << 20]), sources=sources, window=chance.randint(1, 5))
 
     return build
 
 
-def streams(split: Split, ranks: int, **choices) -> list[Stream]:
+def streams(store: Store, ranks: int, **choices) -> list[Stream]:
     """One a rank, each with an order of its own, as in processes of their own."""
-    seed, window = choices.pop("seed"), choices.pop("window")
-    return [Stream(split, Order(split.shard_rows, seed, window), rank=rank, ranks=ranks, **choices) for rank in range(ranks)]
+    feed = {name: choices.pop(name) for name in ("examples", "tokens", "weights", "seed", "mixture", "replay") if name in choices}
+    return [Stream(make_feed(store, **feed), rank=rank, ranks=ranks, **choices) for rank in range(ranks)]
 
 
-def choices_of(chance: random.Random) -> dict:
-    by_rows = chance.random() < 0.5
+def choices_of(chance: random.Random, sources: int) -> dict:
+    by_rows, by_examples, plain = chance.random() < 0.5, chance.random() < 0.6, chance.random() < 0.4
     return {
         "seed": chance.randrange(2**63),
-        "window": chance.randint(1, 5),
-        "batch_size": chance.randint(1, 24),
-        "rows": chance.randint(1, 8) if by_rows else None,
-        "tokens": None if by_rows else chance.randint(1, 200),
+        "examples": chance.randint(1, 24) if by_examples else None,
+        "tokens": None if by_examples else chance.randint(40, 400),
+        "weights": [1.0 if plain else chance.choice([0.1, 0.5, 1.0, 1.7, 3.0]) for _ in range(sources)],
+        "mixture": {"temperature": 1.0 if plain else chance.choice([0.5, 1.0, 2.0, None])},
+        "limits": Limits(chance.randint(1, 8), None) if by_rows else Limits(None, chance.randint(1, 200)),
         "batching": chance.choice(["auto", "bucket", "pad"]),
     }
 
@@ -62,33 +64,40 @@ def used(readers: list[Stream], step: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", range(STORES))
-def test_every_example_is_used_once_an_epoch_through_stops_and_other_numbers_of_workers(split_of, number):
-    """1,000 cases of (rows, shards, window, batch, workers before and after, resume point)."""
-    split, chance = split_of(number), random.Random(1000 + number)
+def test_every_example_is_used_as_often_as_its_share_says_through_stops_and_other_numbers_of_workers(store_of, number):
+    """1,000 cases of (rows, shards, sources, weights, window, size of a step, workers before and after, resume point)."""
+    store, chance = store_of(number), random.Random(1000 + number)
+    sources = store.split("train").sources
     for _ in range(CASES_PER_STORE):
-        choices = choices_of(chance)
-        before, after = (streams(split, chance.randint(1, 6), **choices) for _ in range(2))
-        steps = before[0].steps_per_epoch
+        choices = choices_of(chance, len(sources))
+        before, after = (streams(store, chance.randint(1, 6), **choices) for _ in range(2))
+        shares, steps = make_feed(store, **{n: choices[n] for n in ("examples", "tokens", "weights", "seed", "mixture")}).shares, before[0].steps_per_epoch
         epoch = chance.choice([0, 1, 7])
         stop = chance.randint(0, steps)
         cursor = json.loads(json.dumps(before[0].cursor(epoch * steps + stop).to_json()))
         assert after[0].cursor(Cursor.from_json(cursor).step) == Cursor.from_json(cursor)
-        seen = []
+        seen: Counter[int] = Counter()
         for step in range(epoch * steps, (epoch + 1) * steps):
             readers = before if step < epoch * steps + stop else after
             found = used(readers, step)
             assert sorted(found) == sorted(readers[0].ids(step).tolist())
             assert before[-1].digest(step) == after[0].digest(step)
-            seen += found
-        assert sorted(seen) == list(range(split.rows))
+            seen.update(found)
+        for share in shares:
+            often = [seen[row] for row in share.ids]
+            assert sum(often) == share.quota
+            assert max(often) - min(often) <= 1
+        if all(share.quota == len(share.ids) for share in shares):
+            assert set(seen.values()) == {1}
+            assert len(seen) == sum(len(source.ids) for source in sources)
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_no_micro_batch_costs_more_than_the_one_of_the_dry_run(split_of, number):
-    split, chance = split_of(number), random.Random(number)
+def test_no_micro_batch_costs_more_than_the_one_of_the_dry_run(store_of, number):
+    store, chance = store_of(number), random.Random(number)
     for _ in range(20):
-        choices = choices_of(chance)
-        (reader,) = streams(split, 1, **choices)
+        choices = choices_of(chance, len(store.split("train").sources))
+        (reader,) = streams(store, 1, **choices)
 
         def cost(records):
             return len(records) * int(row_cost(np.asarray([len(r.columns["ids"]) for r in records])).max())
@@ -97,25 +106,22 @@ def test_no_micro_batch_costs_more_than_the_one_of_the_dry_run(split_of, number)
         assert all(cost(r.records) <= bound for step in range(2 * reader.steps_per_epoch) for r in reader.take(step))
 
 
-def test_the_dry_run_takes_the_longest_rows_where_rows_are_limited(split_of):
-    split = split_of(3)
-    (reader,) = streams(split, 1, seed=0, window=1, batch_size=16, batching="bucket", rows=4, tokens=None)
-    assert sorted(len(r.columns["ids"]) for r in reader.costliest()) == sorted(split.lengths.tolist())[-4:]
+def test_the_dry_run_takes_the_longest_rows_where_rows_are_limited(store_of):
+    store = store_of(3)
+    (reader,) = streams(store, 1, examples=16, batching="bucket", limits=Limits(rows=4))
+    assert sorted(len(r.columns["ids"]) for r in reader.costliest()) == sorted(store.split("train").lengths.tolist())[-4:]
 
 
 def test_a_rank_without_work_gets_the_shortest_record_and_it_is_not_real(tmp_path):
-    split = make_store(tmp_path, [9, 4, 7]).split("train")
-    readers = streams(split, 5, seed=0, window=1, batch_size=3, batching="bucket", rows=8, tokens=None)
+    readers = streams(make_store(tmp_path, [9, 4, 7]), 5, examples=3, batching="bucket", limits=Limits(rows=8))
     rounds = [reader.take(0)[0] for reader in readers]
     assert [r.real for r in rounds].count(True) == 3
     assert {tuple(record.id for record in r.records) for r in rounds if not r.real} == {(1,)}
 
 
-def test_skipped_steps_are_never_read_and_all_others_are(split_of):
-    split = split_of(2)
-    order = Order(split.shard_rows, 5, 2)
-    choices = {"batch_size": 3, "batching": "auto", "rows": 8, "tokens": None, "rank": 0, "ranks": 1}
-    plain, skipping = Stream(split, order, **choices), Stream(split, order, **choices, skipped=((1, 3), (6, 7)))
+def test_skipped_steps_are_never_read_and_all_others_are(store_of):
+    choices = {"examples": 3, "batching": "auto", "limits": Limits(rows=8)}
+    (plain,), (skipping,) = streams(store_of(2), 1, **choices), streams(store_of(2), 1, **choices, skipped=((1, 3), (6, 7)))
     wanted = [step for step in range(12) if step not in (1, 2, 6)]
     assert [skipping.digest(step) for step in range(len(wanted))] == [plain.digest(step) for step in wanted]
     assert skipping.cursor(4).skipped == ((1, 3), (6, 7))
@@ -123,6 +129,5 @@ def test_skipped_steps_are_never_read_and_all_others_are(split_of):
 
 
 def test_the_epoch_grows_by_the_share_of_rows_that_are_read(tmp_path):
-    split = make_store(tmp_path, [5] * 10).split("train")
-    (reader,) = streams(split, 1, seed=0, window=1, batch_size=4, batching="auto", rows=8, tokens=None)
+    (reader,) = streams(make_store(tmp_path, [5] * 10), 1, examples=4, batching="auto", limits=Limits(rows=8))
     assert [reader.epoch(step) for step in range(5)] == [0, 0.4, 0.8, 1, 1.4]

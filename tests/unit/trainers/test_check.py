@@ -197,3 +197,8 @@ def test_what_can_be_known_before_the_base_run_is_asked_of_the_base(place):
     known = Model(init="random", config=CONFIG)
     found = check_run(run.model_copy(update={"model": run.model.model_copy(update={"tokenizer": run.model.tokenizer})}), known=known.model_copy())
     assert {p.what.split(":")[0] for p in found} == {"data.max_length", "peft.target_modules", "model.tokenizer"}
+
+
+def test_a_store_to_replay_that_is_none_and_a_step_smaller_than_an_example_are_refused(place):
+    wrong = a_run(data={"replay": {"store": "nowhere", "ratio": 0.1}}, training={"train_batch_tokens": 5})
+    assert sorted(what.partition(":")[0] for what in whats(wrong)) == ["data.replay.store", "training.train_batch_tokens"]
