@@ -20,7 +20,12 @@ from zlib import crc32
 
 from tunefleet.cluster.errors import DataError, StorageError
 from tunefleet.cluster.storage import Storage
-from tunefleet.data.rows import COMPRESSED, READERS, Numbered, Row, documents, finished, json_lines, open_parquet, open_rows, parquet_rows, suffix_of
+from tunefleet.data.files import COMPRESSED, open_bytes, suffix_of
+from tunefleet.data.origin import Numbered, fixed_content, origin_at, suffixes
+from tunefleet.data.rows import Row, finished
+from tunefleet.data.sources.jsonl import json_lines
+from tunefleet.data.sources.parquet import open_parquet, parquet_rows
+from tunefleet.data.sources.plain_text import documents
 
 if TYPE_CHECKING:
     from tunefleet.data.settings import Source
@@ -65,7 +70,10 @@ class Scan:
 
 def scan(source: Source, path: str, sizes: Sizes, store: Storage) -> Scan:
     """Read a file once and cut it. A file that has kept its size and time (on S3 its ETag) is not read again: what was found stands in the store."""
-    name = f"{SCANS}/{hashlib.sha256(json.dumps([_VERSION, _home(path), source.separator, astuple(sizes)]).encode()).hexdigest()[:32]}.json"
+    fixed = fixed_content(path)
+    if fixed is not None:
+        return Scan(fixed, (Block(path, 0, 1, 1, 1, fixed),))
+    name = f"{SCANS}/{hashlib.sha256(json.dumps([_VERSION, _home(path), source.kind, source.separator, astuple(sizes)]).encode()).hexdigest()[:32]}.json"
     stamp = _stamp(path)
     known = _known(store, name)
     if stamp is not None and known.get("stamp") == stamp:
@@ -86,9 +94,9 @@ def read_block(source: Source, block: Block) -> Iterator[Row]:
 def _numbered(source: Source, block: Block) -> Iterator[Numbered]:
     kind = _kind(source, block.path)
     if kind == "whole":
-        yield from READERS[suffix_of(block.path)](source, block.path)
+        yield from origin_at(source, block.path).read(source, block.path)
     elif kind == "groups":
-        with open_rows(block.path) as stream:
+        with open_bytes(block.path) as stream:
             yield from parquet_rows(block.path, open_parquet(block.path, stream), range(block.start, block.stop))
     else:
         data = _bytes_of(block)
@@ -111,10 +119,10 @@ def _kind(source: Source, path: str) -> str:
     """How a file can be cut."""
     if PurePosixPath(path).suffix.lower() in COMPRESSED:
         return "whole"
-    suffix = suffix_of(path)
-    if suffix == ".txt":
+    kind = suffixes().get(suffix_of(path), "") if source.kind == "auto" else source.kind
+    if kind == "plain_text":
         return "documents" if source.separator else "whole"
-    return {".jsonl": "lines", ".ndjson": "lines", ".parquet": "groups"}.get(suffix, "whole")
+    return {"jsonl": "lines", "parquet": "groups"}.get(kind, "whole")
 
 
 def _cut(source: Source, path: str, sizes: Sizes) -> Scan:

@@ -68,7 +68,7 @@ def block_key(work: Work, block: Block, source: Source, kind: str, share: float)
     """A hash of all that decides what becomes of a block."""
     layout = [work.layout.name, work.layout.version, [[c.name, c.dtype, c.per_token] for c in work.layout.columns]]
     suffix = block.path.rpartition(".")[2].lower()
-    value = [VERSION, block.content, suffix, source.columns, source.separator, kind, layout, work.encoder, work.near, share]
+    value = [VERSION, block.content, suffix, source.kind, source.header, source.columns, source.separator, kind, layout, work.encoder, work.near, share]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:40]
 
 

@@ -19,8 +19,10 @@ def fingerprint(data: Data, layout: Layout, encoder: Encoder, parts: Sequence[Pa
     sources = [
         {
             "files": [hashes[file] for file in part.files],
+            "kind": part.source.kind,
             "format": part.source.format,
             "columns": part.source.columns,
+            "header": part.source.header,
             "separator": part.source.separator,
             "held": part.name if part.held else "",
         }

@@ -117,7 +117,7 @@ def parts_of(data: Data) -> list[Part]:
     held = data.holdout if isinstance(data.holdout, list) else []
     sides = [(source, name, False) for source, name in zip(data.train, _names(data.train), strict=True)]
     sides += [(source, name, True) for source, name in zip(held, _names(held), strict=True)]
-    return [Part(source, name, is_held, tuple(source_files(source.path))) for source, name, is_held in sides]
+    return [Part(source, name, is_held, tuple(source_files(source))) for source, name, is_held in sides]
 
 
 def _names(sources: Sequence[Source]) -> list[str]:

@@ -14,14 +14,23 @@ Finding = Literal["off", "warn", "drop", "error"]
 
 
 class Source(Settings):
-    """Rows of one kind: a file, a folder, or a glob."""
+    """Rows of one format: a file, a folder, a glob, or a data set of a hub."""
 
-    path: str = Field(description="file, folder or glob; json, jsonl, csv, tsv, parquet or plain text")
+    path: str = Field(
+        description="file, folder or glob (also s3:// and other fsspec addresses), a folder of save_to_disk, or the id of a data set on a hub (org/name)"
+    )
+    kind: str = Field(
+        default="auto", description="a source kind, or auto: by the name; json, jsonl, csv, tsv, parquet, arrow and plain text, also .gz, .bz2, .xz and .zst"
+    )
+    config: str | None = Field(default=None, description="configuration of a data set on a hub; null takes its only or default one")
+    split: str = Field(default="train", description="split of a data set on a hub, or of a saved dictionary of data sets; also slices, as in train[:10%]")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a data set on a hub; null takes its main branch")
     format: str = Field(default="auto", description="a row format, or auto: decided by the columns, and said")
     columns: dict[str, str] = Field(default_factory=dict, description="renames columns, {wanted: present}: {prompt: question}")
     weight: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="passes over this source an epoch: 2.0 reads each row twice, 0.5 every other epoch (see mixture)"
     )
+    header: list[str] | None = Field(default=None, min_length=1, description="names of the columns of csv and tsv files that have no header line")
     separator: str = Field(default="<|endoftext|>", description="what ends a document in plain text")
 
 

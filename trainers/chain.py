@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunefleet.cluster.errors import RequestError, SettingsError
+from tunefleet.data.settings import Source
 from tunefleet.trainers.run import Model, RunFile, read_run
 
 EXPORT = "export"
@@ -65,8 +66,8 @@ def absolute(run: RunFile) -> RunFile:
     trained = f"{_path(run.output)}/{TOKENIZER}" if model.tokenizer.train_vocab_size else None
     tokenizer = model.tokenizer.model_copy(update={"name_or_path": _existing(model.tokenizer.name_or_path or trained)})
     config = _existing(model.config) if isinstance(model.config, str) else model.config
-    sources = {"train": [s.model_copy(update={"path": _path(s.path)}) for s in data.train]}
-    holdout = data.holdout if isinstance(data.holdout, float | int) else [s.model_copy(update={"path": _path(s.path)}) for s in data.holdout]
+    sources = {"train": [_placed(source) for source in data.train]}
+    holdout = data.holdout if isinstance(data.holdout, float | int) else [_placed(source) for source in data.holdout]
     template = data.chat_template
     replay = data.replay and data.replay.model_copy(update={"store": _path(data.replay.store)})
     return run.model_copy(
@@ -86,6 +87,13 @@ def _replaced(run: RunFile, export: str, base: Model) -> RunFile:
 
 def _path(text: str) -> str:
     return text if "://" in text else str(Path(text).expanduser().absolute())
+
+
+def _placed(source: Source) -> Source:
+    """A source with its path absolute, and one on a hub as it is, said to be one: whether a name means a folder depends on where it is looked at."""
+    from tunefleet.data.origin import HUB, is_hub
+
+    return source.model_copy(update={"kind": HUB} if is_hub(source) else {"path": _path(source.path)})
 
 
 def _existing(text: str | None) -> str | None:

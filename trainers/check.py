@@ -83,6 +83,7 @@ def _places(subject: Subject) -> Iterator[RequestError]:
 def _rows(subject: Subject) -> Iterator[RequestError]:
     """Sources whose files are missing or of unknown kind, and formats that do not exist."""
     from tunefleet.data.choice import FORMATS
+    from tunefleet.data.origin import SOURCES
     from tunefleet.data.rows import source_files
 
     data = subject.run.data
@@ -90,7 +91,13 @@ def _rows(subject: Subject) -> Iterator[RequestError]:
     named += [(f"data.holdout.{i}", source) for i, source in enumerate(data.holdout)] if isinstance(data.holdout, list) else []
     for key, source in named:
         try:
-            source_files(source.path)
+            if source.kind != "auto":
+                plugin(SOURCES, source.kind)
+        except SettingsError as error:
+            yield _at(f"{key}.kind", error)
+            continue
+        try:
+            source_files(source)
         except RequestError as error:
             yield _at(f"{key}.path", error)
         if source.format != "auto":

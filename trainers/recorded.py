@@ -42,7 +42,8 @@ def code_of(value: Any) -> Iterator[str]:
     trackers = [tracker.get("kind") if isinstance(tracker, dict) else tracker for tracker in _items(logging.get("trackers"))]
     named += [(f"logging.trackers.{i}.kind", tracker) for i, tracker in enumerate(trackers)]
     for side in ("train", "holdout"):
-        named += [(f"data.{side}.{i}.format", source.get("format")) for i, source in enumerate(_items(data.get(side))) if isinstance(source, dict)]
+        sources = [(f"data.{side}.{i}", source) for i, source in enumerate(_items(data.get(side))) if isinstance(source, dict)]
+        named += [(f"{place}.{key}", source.get(key)) for place, source in sources for key in ("kind", "format")]
     yield from (f"{key}: {name}" for key, name in named if isinstance(name, str) and "." in name)
 
 

@@ -66,7 +66,7 @@ def test_every_row_is_in_exactly_one_split_and_counted(data, tokenizer):
 def test_a_store_that_stands_is_found_and_no_row_is_read(data, tokenizer, monkeypatch):
     first = prepare(data(), ANSWERS, tokenizer)
     monkeypatch.setattr(blocks_module, "read_block", None)
-    monkeypatch.setattr(rows_module, "READERS", {".jsonl": None})
+    monkeypatch.setattr(rows_module, "origin_at", None)
     again = prepare(data(), ANSWERS, tiny_tokenizer("bytes"))
     assert first.created
     assert not again.created

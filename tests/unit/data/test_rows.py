@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunefleet.cluster.errors import DataError
-from tunefleet.data import rows as rows_module
 from tunefleet.data.rows import read_rows, source_files
 from tunefleet.data.settings import Source
+from tunefleet.data.sources import plain_text
 
 ROWS = [{"question": "One?", "answer": "1, or\n“eins”"}, {"question": "Two?", "answer": '2 "zwei"\ttwo'}, {"question": "Three?", "answer": "3"}]
 
@@ -169,13 +169,13 @@ def test_folders_and_globs_are_read_in_order_without_hidden_files(tmp_path):
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "train.jsonl").write_text("")
     with pytest.raises(DataError, match="no such file") as caught:
-        source_files(str(tmp_path / "trian.jsonl"))
+        source_files(Source(path=str(tmp_path / "trian.jsonl")))
     assert caught.value.fix == "did you mean train.jsonl?"
     with pytest.raises(DataError, match="no such file"):
-        source_files(str(tmp_path / "nowhere" / "train.jsonl"))
+        source_files(Source(path=str(tmp_path / "nowhere" / "train.jsonl")))
     (tmp_path / "rows.docx").write_text("")
     with pytest.raises(DataError, match="unknown kind"):
-        source_files(str(tmp_path / "rows.docx"))
+        source_files(Source(path=str(tmp_path / "rows.docx")))
 
 
 def test_a_relative_path_stays_as_it_was_written(tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ pieces = st.lists(st.sampled_from(["word", " ", "\n", "ab", "<|end|>", "<|", "|>
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=pieces, size=st.integers(1, 20), separator=st.sampled_from(["<|end|>", "\n\n", "ab", "b"]))
 def test_documents_are_split_alike_however_the_file_is_read(tmp_path, monkeypatch, text, size, separator):
-    monkeypatch.setattr(rows_module, "CHUNK_CHARACTERS", size)
+    monkeypatch.setattr(plain_text, "CHUNK_CHARACTERS", size)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
     found = list(read_rows(Source(path=str(tmp_path / "a.txt"), separator=separator)))
     assert [row.values["text"] for row in found] == [part.strip() for part in text.split(separator) if part.strip()]
