@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._api(repository, name, rest, url.query, body)
         return self._file(repository, rest[1], "/".join(rest[2:]))
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_GET  # noqa: N815
 
     def _api(self, repository: Repository, name: str, rest: list[str], query: str, body: bytes) -> None:
         kind, revision = rest[0], rest[1] if len(rest) > 1 else "main"
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, commit: str = "") -> None:
         self._answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code, **({"X-Repo-Commit": commit} if commit else {})})
 
-    def _answer(self, status: int, data: bytes, headers: Mapping[str, str] = {}) -> None:  # noqa: B006
+    def _answer(self, status: int, data: bytes, headers: Mapping[str, str] = {}) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)

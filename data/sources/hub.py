@@ -177,7 +177,7 @@ def _explained(source: Source) -> Iterator[None]:
         words = {
             "onfig": "set config of this source",
             "Revision": "correct revision of this source",
-            "script": "take a data set of plain files: no code is run",
+            "script": "take one of plain files: no code is run",
         }
         fix = next((fix for word, fix in words.items() if word in said), "look at the data set's page on the hub, and at split, config and revision here")
         raise DataError(f"{source.path}: the hub's data set cannot be read", got=said[:300], want="a data set of plain files", fix=fix) from error
