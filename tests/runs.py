@@ -46,7 +46,7 @@ def small_run(folder: Path, **sections: Any) -> RunFile:
         "training": {"max_steps": 8, "train_batch_size": 7, "micro_batch_size": 2, "learning_rate": 3e-3, "warmup_ratio": 0.0},
         "scaling": {"num_workers": 2},
         "checkpoint": {"every_steps": 4},
-        "evaluation": {"every_steps": 4, "placement": "inline", "bootstrap": 50},
+        "evaluation": {"every_steps": 4, "placement": "inline", "bootstrap": 50, "samples": {"number": 2, "max_new_tokens": 8}},
         "output": str(folder / "out"),
     }
     merged = {key: {**value, **sections.pop(key, {})} if isinstance(value, dict) else sections.pop(key, value) for key, value in defaults.items()}

@@ -72,6 +72,7 @@ class Engine:
             be_deterministic()
         self.run, self.world, self.stage = run, world, effective_stage(run)
         self.decisions = zero_decisions(run)
+        self.model: Any = module.get_submodule("model")
         self.parameters = trainable_parameters(module)
         elements = sum(full_size(p) for p in self.parameters.values())
         config = deepspeed_config(run, world)

@@ -17,6 +17,8 @@ from tunefleet.trainers.stage import RUN_FILE
 from tunefleet.trainers.vocabulary import load_tokenizer
 
 if TYPE_CHECKING:
+    import torch
+
     from tunefleet.data.tokens import Encoder
 
 BATCH = 8
@@ -57,37 +59,14 @@ class Generator:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids that the model goes on from: a user's turn and the header of the answer, or the text as it stands."""
-        if self.encoder is not None:
-            return self.encoder.prompt([Message("user", prompt)])
-        ids: list[int] = self.tokenizer(prompt)["input_ids"]
-        if ids and ids[-1] == self.tokenizer.eos_token_id:
-            ids = ids[:-1]  # some tokenizers end every text, and nothing follows an end
-        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
-        return ids or [start]
+        return prompt_ids(self.tokenizer, self.encoder, prompt)
 
     def _batch(self, encoded: Sequence[list[int]], max_new_tokens: int, temperature: float) -> list[str]:
-        import torch
-
-        longest = max(len(ids) for ids in encoded)
-        ids_BT = torch.tensor([[self.tokenizer.pad_token_id] * (longest - len(ids)) + ids for ids in encoded], device=self.device)
-        mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in encoded], device=self.device)
-        drawing: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-        with torch.no_grad():
-            out_BT = self.model.generate(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self._ends(),
-                **drawing,
-            )
-        texts: list[str] = self.tokenizer.batch_decode(out_BT[:, longest:], skip_special_tokens=True)
+        drawing: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+        ends = ends_of(self.tokenizer, self.encoder)
+        new = continued(self.model, encoded, self.tokenizer.pad_token_id, ends, max_new_tokens, self.device, **drawing)
+        texts: list[str] = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return texts
-
-    def _ends(self) -> list[int] | None:
-        closing = self.encoder.closing_id() if self.encoder is not None else None
-        known = {token for token in (self.tokenizer.eos_token_id, closing) if token is not None}
-        return sorted(known) or None
 
     def _from_checkpoint(self, source: str, trust_code: bool) -> tuple[Any, Any, Encoder | None]:
         from tunefleet.trainers.evaluation.plain import PlainModel
@@ -111,6 +90,40 @@ class Generator:
             tokenizer = load_tokenizer(Model(name_or_path=source))
         answers = origin["layout"] == ANSWERS.name if origin else bool(tokenizer.chat_template)
         return load_exported(source), tokenizer, _encoder(tokenizer, None) if answers else None
+
+
+def prompt_ids(tokenizer: Any, encoder: Encoder | None, prompt: str) -> list[int]:
+    """Token ids to go on from: with an encoder a user's turn and the header of the answer, else the text as it stands."""
+    if encoder is not None:
+        return encoder.prompt([Message("user", prompt)])
+    ids: list[int] = tokenizer(prompt)["input_ids"]
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]  # some tokenizers end every text, and nothing follows an end
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return ids or [start]
+
+
+def ends_of(tokenizer: Any, encoder: Encoder | None) -> list[int] | None:
+    """The tokens that end an answer."""
+    closing = encoder.closing_id() if encoder is not None else None
+    known = {token for token in (tokenizer.eos_token_id, closing) if token is not None}
+    return sorted(known) or None
+
+
+def continued(
+    model: Any, prompts: Sequence[list[int]], pad_id: int, ends: list[int] | None, max_new_tokens: int, device: torch.device, **how: Any
+) -> list[list[int]]:
+    """New token ids behind each prompt, in one batch padded on the left; greedy unless ``how`` (of transformers' generate) says otherwise."""
+    import torch
+
+    longest = max(len(ids) for ids in prompts)
+    ids_BT = torch.tensor([[pad_id] * (longest - len(ids)) + ids for ids in prompts], device=device)
+    mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    how = {"do_sample": False, **how}
+    with torch.no_grad():
+        out_BT = model.generate(input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=max_new_tokens, pad_token_id=pad_id, eos_token_id=ends, **how)
+    new: list[list[int]] = out_BT[:, longest:].tolist()
+    return new
 
 
 def _encoder(tokenizer: Any, run: RunFile | None) -> Encoder:

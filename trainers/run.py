@@ -192,6 +192,14 @@ class Resources(Settings):
     gpu: NonNegativeFloat = Field(default=0.0, description="GPUs, also a share of one")
 
 
+class Samples(Settings):
+    """Prompts that are answered at every evaluation, by the base model once and by the weights in training."""
+
+    number: NonNegativeInt = Field(default=4, description="prompts taken from held-out rows; 0 for none")
+    prompts: list[str] = Field(default_factory=list, description="prompts of your own, instead of held-out rows")
+    max_new_tokens: PositiveInt = Field(default=64, description="most tokens of an answer, which is greedy")
+
+
 class Evaluation(Settings):
     """Held-out evaluation against the base model."""
 
@@ -203,6 +211,7 @@ class Evaluation(Settings):
     actors: PositiveInt = Field(default=1, description="evaluation actors")
     batch_size: PositiveInt = Field(default=16, description="rows a forward")
     resources: Resources = Field(default=Resources(), description="what one actor holds")
+    samples: Samples = Field(default=Samples(), description="text that is generated at every evaluation")
     bootstrap: PositiveInt = Field(default=1000, description="resamples behind the 95% intervals")
     early_stopping_patience: PositiveInt | None = Field(default=None, description="evaluations without a better value before the run stops")
     early_stopping_metric: str = Field(default="loss", description="the metric that early stopping and the best checkpoint go by")

@@ -254,7 +254,7 @@ class Worker:
             return None
         parts, steps, on_event = self.parts, self.stage.steps, self.events.on_event
         if self.stage.placement == "inline":
-            trained = Trained(parts.engine.scorer, parts.engine.deepspeed, parts.objective)
+            trained = Trained(parts.engine.scorer, parts.engine.deepspeed, parts.objective, parts.engine.model)
             watch = EvaluationWatch.inline(self.run, self.storage, self.world, trained=trained, store=self.store, steps=steps, on_event=on_event)
         else:
             order = Order(self.run.model_dump_json(), self.stage.store, self.storage.address, parts.objective.pad_id)

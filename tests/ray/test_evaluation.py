@@ -30,7 +30,7 @@ def run_file(folder, peft):
             "peft": peft,
             "training": {"max_steps": 3, "learning_rate": 1e-2},
             "zero": {"stage": 2},
-            "evaluation": {"every_steps": 1, "metrics": ["loss", "token_accuracy"], "batch_size": 4, "actors": 2, "bootstrap": 100},
+            "evaluation": {"every_steps": 1, "metrics": ["loss", "token_accuracy"], "batch_size": 4, "actors": 2, "bootstrap": 100, "samples": {"number": 0}},
             "output": str(folder),
         }
     )

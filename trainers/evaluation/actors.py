@@ -7,9 +7,9 @@ a model never travels. One that dies is started again by Ray and loads what it n
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunefleet.trainers.evaluation.policy import Ticket
 from tunefleet.trainers.evaluation.rows import RowScores
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tunefleet.trainers.evaluation.plain import Examiner
 
 RETRIES = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,16 @@ class Order:
 
 @dataclass(frozen=True)
 class ActorShare:
-    """One actor's rows, of the weights asked for and of the base; ``restarted`` names the actor when it had died before."""
+    """One actor's rows, of the weights asked for and of the base; ``restarted`` names the actor when it had died before.
+
+    ``samples``: what the first actor generated, or why it could not.
+    """
 
     tuned: RowScores
     base: RowScores
     restarted: str | None
+    samples: Sequence[Mapping[str, Any]] = ()
+    samples_error: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,21 +73,27 @@ class Evaluator:
 
     def prepare(self, order: Order, index: int, count: int) -> None:
         """Load the model, and score share ``index`` of ``count`` with it."""
-        self._take_up(order).base_share(index, count)
+        examiner = self._take_up(order)
+        examiner.base_share(index, count)
+        if index == 0:
+            _try(examiner.base_samples)  # what goes wrong here goes wrong again with the first weights, and is said then
 
     def score(self, order: Order, ticket: Ticket, index: int, count: int) -> ActorShare:
         """Score share ``index`` of ``count`` with the weights of a ticket. The base is scored before any weights are loaded, and once."""
         examiner = self._take_up(order)
         base = examiner.base_share(index, count)
         assert ticket.manifest is not None, "actors load weights; they need a manifest"
+        asked, _ = _try(examiner.base_samples) if index == 0 else ("", None)
         tuned = examiner.tuned_share(ticket.manifest, index, count)
+        error, samples = _try(examiner.tuned_samples) if index == 0 and not asked else (asked, None)
         restarted, self._restarted = self._restarted, None  # said once
-        return ActorShare(tuned, base, restarted)
+        return ActorShare(tuned, base, restarted, samples or (), error)
 
     def compare(self, order: Order, *parts: ActorShare) -> dict[str, Any]:
         """Numbers and intervals of all shares together, computed here and not in the training's time."""
         comparison = self._take_up(order).compare([p.tuned for p in parts], [p.base for p in parts])
-        return {"comparison": comparison, "restarted": [p.restarted for p in parts if p.restarted]}
+        samples = {"samples": parts[0].samples, "samples_error": parts[0].samples_error}
+        return {"comparison": comparison, "restarted": [p.restarted for p in parts if p.restarted], **samples}
 
     def _take_up(self, order: Order) -> Examiner:
         import torch
@@ -107,6 +119,14 @@ def create_actors(evaluation: Evaluation) -> Actors:
     remote = ray.remote(Evaluator)
     names = tuple(f"{stem}-{i}" for i in range(evaluation.actors))
     return Actors(names, tuple(remote.options(name=name, **options).remote(held.cpu) for name in names))
+
+
+def _try(work: Callable[[], T]) -> tuple[str, T | None]:
+    """Why it did not work, and what came of it: samples are a comfort, and no number waits for them."""
+    try:
+        return "", work()
+    except Exception as error:  # noqa: BLE001 - whatever a model's own generation raises
+        return f"{type(error).__name__}: {error}".splitlines()[0], None
 
 
 def _restarted() -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from tunefleet.trainers.evaluation.compare import compare, totals
 from tunefleet.trainers.evaluation.files import read_base, write_base
@@ -14,6 +14,8 @@ from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
 from tunefleet.trainers.evaluation.outcome import OnEvent, Outcome
 from tunefleet.trainers.evaluation.policy import Ticket
 from tunefleet.trainers.evaluation.rows import RowScores, merge, score_rows, score_share, shares
+from tunefleet.trainers.evaluation.samples import keep_base, kept_base
+from tunefleet.trainers.zero import effective_stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,23 +23,33 @@ if TYPE_CHECKING:
     from tunefleet.cluster.storage import Storage
     from tunefleet.cluster.world import World
     from tunefleet.trainers.evaluation.heldout import HeldOut
+    from tunefleet.trainers.evaluation.samples import Sampler
     from tunefleet.trainers.objective import Objective, Scorer
     from tunefleet.trainers.run import RunFile
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The model in training, as evaluation sees it: its scorer, the module whose dropout is put off meanwhile, and the objective that collates."""
+    """The model in training, as evaluation sees it: its scorer, the module whose dropout is put off meanwhile, and the objective that collates.
+
+    ``model``: the transformers or PEFT model itself, where samples are wanted.
+    """
 
     scorer: Scorer
     module: nn.Module
     objective: Objective
+    model: Any = None
 
 
 class Inline:
     """Every rank scores a share, and calls every method equally often. Only rank 0 compares, and only it has outcomes."""
 
-    def __init__(self, run: RunFile, trained: Trained, held: HeldOut, world: World, storage: Storage, on_event: OnEvent) -> None:
+    def __init__(
+        self, run: RunFile, trained: Trained, held: HeldOut, world: World, storage: Storage, on_event: OnEvent, sampler: Sampler | None = None
+    ) -> None:
+        """``sampler``: what is to be generated at every evaluation."""
+        self.sampler = sampler
+        self._base_samples: list[str] | None = None
         self.run, self.trained, self.held, self.world, self.storage, self.on_event = run, trained, held, world, storage, on_event
         self.key = held.key(run)
         self.metrics = make_metrics(run.evaluation.metrics)
@@ -50,6 +62,7 @@ class Inline:
 
         A run that resumes and never kept them scores a base of its own on rank 0, while the others wait: said as an event.
         """
+        self._ask_base(step)
         self._base = read_base(self.storage, self.key, correct=self.correct) if self.world.main else None
         if self.world.broadcast(self._base is not None):
             return
@@ -66,6 +79,10 @@ class Inline:
         tuned = self._score()
         if self.world.main:
             self._outcomes.append(self._compared(ticket, tuned, began))
+        if self.sampler is not None:
+            answers = self._answers(self.sampler)
+            if self.world.main:
+                self._outcomes[-1] = replace(self._outcomes[-1], samples=self.sampler.content(self._base_samples, answers))
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """What ``submit`` left."""
@@ -92,6 +109,27 @@ class Inline:
         except Exception as error:  # noqa: BLE001 - a metric may be a stranger's code, and the training goes on without it
             return Outcome(ticket, time.monotonic() - began, error=f"{type(error).__name__}: {error}")
         return Outcome(ticket, time.monotonic() - began, found)
+
+    def _ask_base(self, step: int) -> None:
+        """Have the base model's answers: kept ones; else, before the first step, those of the model in training."""
+        if self.sampler is None:
+            return
+        key = self.sampler.key(self.key)
+        self._base_samples = self.world.broadcast(kept_base(self.storage, key) if self.world.main else None)
+        if self._base_samples is None and step == 0:
+            self._base_samples = self._answers(self.sampler)
+            if self.world.main:
+                keep_base(self.storage, key, self._base_samples)
+
+    def _answers(self, sampler: Sampler) -> list[str]:
+        """The answers to all prompts with the weights as they are, each given by one rank; on every rank."""
+        world, asked = self.world, sampler.asked
+        mine = asked[world.rank :: world.size]
+        together = effective_stage(self.run) == 3 and world.size > 1
+        with _evaluating(self.trained.module):  # at stage 3 a rank without a prompt goes along with another's
+            own = sampler.answer(self.trained.model, mine or asked[:1], world.device, together=together) if mine or together else []
+        parts = world.gather(own[: len(mine)])
+        return [parts[i % world.size][i // world.size] for i in range(len(asked))]
 
     def _score(self) -> RowScores:
         """All rows, scored by all ranks with the weights as they are; on every rank."""

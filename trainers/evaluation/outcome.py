@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,12 +14,17 @@ OnEvent = Callable[[str, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The numbers of a ticket (the content of ``compare``), or why there are none. ``seconds`` is wall time of scoring and comparing."""
+    """The numbers of a ticket (the content of ``compare``), or why there are none. ``seconds`` is wall time of scoring and comparing.
+
+    ``samples`` are the prompts of a samples file, or there is a ``samples_error``, which harms no number.
+    """
 
     ticket: Ticket
     seconds: float
     comparison: Mapping[str, Any] | None = None
     error: str = ""
+    samples: Sequence[Mapping[str, Any]] = ()
+    samples_error: str = ""
 
 
 class Placed(Protocol):

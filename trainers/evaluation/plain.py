@@ -12,6 +12,7 @@ from tunefleet.trainers.evaluation.files import read_base, write_base
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
 from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
 from tunefleet.trainers.evaluation.rows import RowScores, Share, merge, score_share, shares
+from tunefleet.trainers.evaluation.samples import Sampler, keep_base, kept_base, make_sampler
 from tunefleet.trainers.objective import make_objective
 from tunefleet.trainers.run import RunFile
 
@@ -30,6 +31,8 @@ class Examiner:
         self._model = PlainModel.base(self.run, device)
         self._base: dict[tuple[int, int], RowScores] = {}
         self._trained, self._kept = False, False
+        self._sampler: Sampler | None = None
+        self._base_samples: list[str] | None = None
 
     @classmethod
     def open(cls, run: str, store: str, output: str, pad_id: int) -> Examiner:
@@ -55,6 +58,23 @@ class Examiner:
         self._trained = True
         self._model.load(self.storage, manifest)
         return self._score(index, count)
+
+    def base_samples(self) -> None:
+        """Have the base model's answers to the prompts: kept ones, or given now, before any weights are loaded."""
+        self._sampler = self._sampler or make_sampler(self.run, self.held.split)
+        if self._sampler is None or self._base_samples is not None:
+            return
+        key = self._sampler.key(self.key)
+        self._base_samples = kept_base(self.storage, key)
+        if self._base_samples is None and not self._trained:
+            self._base_samples = self._sampler.answer(self._model.model, self._sampler.asked, self.device)
+            keep_base(self.storage, key, self._base_samples)
+
+    def tuned_samples(self) -> list[dict[str, Any]]:
+        """The prompts of a samples file, answered with the weights that were scored last."""
+        if self._sampler is None:
+            return []
+        return self._sampler.content(self._base_samples, self._sampler.answer(self._model.model, self._sampler.asked, self.device))
 
     def compare(self, tuned: Sequence[RowScores], base: Sequence[RowScores]) -> dict[str, Any]:
         """Numbers and intervals of all shares together; the base's scores are kept in the run's output."""

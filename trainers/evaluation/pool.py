@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunefleet.trainers.evaluation.actors import Order
@@ -48,7 +49,7 @@ class Pool:
             return [self._close(error=_reason(error))]
         for name in reply["restarted"]:
             self.on_event("evaluation_actor_restarted", {"step": self.queue.working.step, "actor": name})
-        return [self._close(comparison=reply["comparison"])]
+        return [replace(self._close(comparison=reply["comparison"]), samples=reply["samples"], samples_error=reply["samples_error"])]
 
     def busy(self) -> bool:
         """Whether a ticket is at work."""

@@ -11,6 +11,7 @@ from tunefleet.trainers.evaluation.files import digest, drop_after, read_results
 from tunefleet.trainers.evaluation.heldout import held_out
 from tunefleet.trainers.evaluation.outcome import OnEvent, Outcome, Placed
 from tunefleet.trainers.evaluation.policy import Judgement, Ticket, due, judge
+from tunefleet.trainers.evaluation.samples import drop_samples_after, make_sampler, short, write_samples
 from tunefleet.trainers.manifest import MANIFEST, folder_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class EvaluationWatch:
         """Evaluation by the ranks themselves, between steps, on the held-out rows of a store."""
         from tunefleet.trainers.evaluation.inline import Inline
 
-        ranks = Inline(run, trained, held_out(store), world, storage, on_event)
+        held = held_out(store)
+        ranks = Inline(run, trained, held, world, storage, on_event, make_sampler(run, held.split))
         return cls(run, storage, world, ranks, placement="inline", steps=steps, on_event=on_event)
 
     def begin(self, step: int, manifest: str | None) -> list[dict[str, Any]]:
@@ -59,6 +61,7 @@ class EvaluationWatch:
         """
         if self.world.main:
             gone = drop_after(self.storage, step)
+            drop_samples_after(self.storage, step)
             if gone:
                 self.on_event("evaluation_given_up", {"steps": gone, "resumed_at": step})
             for content in read_results(self.storage):
@@ -145,8 +148,18 @@ class EvaluationWatch:
             write_result(self.storage, content)
             self.on_event("evaluation_finished", {**fields, "tuned": content["tuned"], "base": content["base"]})
             self._remember(content, said=False)
+            self._show_samples(outcome)
             results.append(content)
         return results
+
+    def _show_samples(self, outcome: Outcome) -> None:
+        """Write what was generated; one prompt is shown on the console."""
+        step = outcome.ticket.step
+        if outcome.samples:
+            write_samples(self.storage, step, outcome.samples)
+            self.on_event("sampled", {"step": step, "prompts": len(outcome.samples), **{k: short(v) for k, v in outcome.samples[0].items()}})
+        if outcome.samples_error:
+            self.on_event("samples_failed", {"step": step, "error": outcome.samples_error})
 
     def _remember(self, content: dict[str, Any], *, said: bool = True) -> None:
         """Judge a result. A decision that a resume replays (``said``) is no new event."""
