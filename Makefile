@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 S3_STAMP := .venv-s3/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help setup quickstart test check format clean
+.PHONY: help setup browser quickstart test check format clean
 
 help:
 	@echo "make quickstart  set up, then train a small model, compare it with its base, and export it"
-	@echo "make test        set up, check, and run the tests that CI runs (not slow, gpu, browser)"
+	@echo "make test        set up, check, and run the tests that CI runs (not slow, gpu)"
 	@echo "make check       lint, format, types, floors"
+	@echo "make browser     install the headless Chromium of the browser tests (Debian, as root); without one they are skipped"
 	@echo "make setup       the environment in $(VENV) only"
 	@echo "make format      format the code"
 
@@ -32,6 +33,9 @@ $(S3_STAMP): tests/s3/requirements.txt $(STAMP)
 	$(BIN)/python tests/s3server.py
 	@touch $@
 
+browser:
+	@command -v chromium chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+
 quickstart: $(STAMP)
 	$(BIN)/tunefleet train examples/quickstart.yaml --overwrite
 	$(BIN)/tunefleet generate runs/quickstart/export --prompt "Where does Mira live?" --max-new-tokens 24
@@ -43,7 +47,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 test: check $(S3_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not browser" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -136,6 +136,11 @@ def paragraph(*parts: Content) -> Markup:
     return element("p", *parts)
 
 
+def aside(text: str) -> Markup:
+    """What belongs to a value in a table but matters less: its interval, a count; never broken over two lines."""
+    return element("span", text, class_="aside")
+
+
 def strong(text: str) -> Markup:
     """Emphasis within a text."""
     return element("strong", text)

@@ -11,15 +11,15 @@ SERIES = 6
 STYLE = """
 :root {
   color-scheme: light dark;
-  --paper: #fbfbfa; --card: #ffffff; --ink: #16191d; --soft: #5a616b; --faint: #868d97; --rule: #e3e4e7; --hair: #eeeff1; --wash: #f3f4f5;
-  --s0: #0b5fae; --s1: #c2500a; --s2: #087a5b; --s3: #9a4a8a; --s4: #8a6a00; --s5: #3a8ec2; --base: #8b929c;
+  --paper: #fbfbfa; --card: #ffffff; --ink: #16191d; --soft: #565d67; --faint: #676e78; --rule: #e3e4e7; --hair: #eeeff1; --wash: #f3f4f5;
+  --s0: #0b5fae; --s1: #c2500a; --s2: #087a5b; --s3: #9a4a8a; --s4: #8a6a00; --s5: #3a8ec2; --base: #858c96;
   --good: #0a7a50; --good-wash: #e9f5ef; --bad: #b3261e; --bad-wash: #fbeceb; --warn: #8a5a00; --warn-wash: #fdf4e1; --mark: #0b5fae14;
   --text: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif;
   --mono: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --paper: #111316; --card: #181b1f; --ink: #e8eaed; --soft: #a6adb7; --faint: #7d8590; --rule: #2d3238; --hair: #23272c; --wash: #1d2125;
+    --paper: #111316; --card: #181b1f; --ink: #e8eaed; --soft: #a9b0ba; --faint: #88909b; --rule: #2d3238; --hair: #23272c; --wash: #1d2125;
     --s0: #6db3f2; --s1: #f0924f; --s2: #4cc39a; --s3: #d394c6; --s4: #d9b44a; --s5: #9ad4f5; --base: #7d8590;
     --good: #5ecb9b; --good-wash: #12281f; --bad: #f08a80; --bad-wash: #2e1917; --warn: #e0b050; --warn-wash: #2a2213; --mark: #6db3f21f;
   }
@@ -53,7 +53,7 @@ main section > h2 + .about { margin-top: .2rem; }
 .good { --tone: var(--good); --tone-wash: var(--good-wash); } .bad { --tone: var(--bad); --tone-wash: var(--bad-wash); }
 .warn { --tone: var(--warn); --tone-wash: var(--warn-wash); } .plain { --tone: var(--faint); --tone-wash: var(--wash); }
 .verdict.good, .verdict.bad, .verdict.warn { background: var(--tone-wash); border-left-color: var(--tone); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1.2rem 1.75rem; margin: 1.5rem 0 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.25rem, 1fr)); gap: 1.2rem 1.25rem; margin: 1.5rem 0 0; }
 .figures > div { border-top: 1px solid var(--rule); padding-top: .6rem; display: flex; flex-direction: column; min-width: 0; }
 .figures dt { order: 0; color: var(--soft); font-size: .8125rem; }
 .figures dd { margin: 0; }
@@ -63,7 +63,7 @@ main section > h2 + .about { margin-top: .2rem; }
 .figures .good .value, .figures .bad .value, .figures .warn .value { color: var(--tone); }
 .notice { margin: .6rem 0; padding: .65rem .95rem; border-radius: 8px; background: var(--tone-wash); border-left: 3px solid var(--tone); font-size: .9375rem; }
 .notice p { margin: 0; max-width: none; } .notice p + p { margin-top: .2rem; color: var(--soft); white-space: pre-wrap; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2.25rem; align-items: start; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2.25rem; align-items: start; margin-bottom: -.9rem; }
 .grid.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
 .grid > * { padding-bottom: 1.75rem; } .grid > figure { padding-bottom: 0; } .grid > figure > :last-child { padding-bottom: 1.75rem; }
 .grid.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
@@ -71,11 +71,12 @@ main section > h2 + .about { margin-top: .2rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; width: 100%; font-size: .9063rem; line-height: 1.4; }
 caption { text-align: left; padding-bottom: .5rem; font-weight: 620; font-size: .9375rem; }
-th, td { padding: .48rem .9rem .48rem 0; text-align: left; vertical-align: baseline; border-bottom: 1px solid var(--hair); }
+th, td { padding: .48rem .9rem .48rem 0; text-align: left; vertical-align: baseline; border-bottom: 1px solid var(--hair); overflow-wrap: break-word; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-weight: 500; font-size: .8125rem; border-bottom-color: var(--rule); vertical-align: bottom; }
 tbody th { font-weight: 500; }
-.number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
+.number { text-align: right; white-space: nowrap; overflow-wrap: normal; } .number:has(.aside) { white-space: normal; }
+.aside { color: var(--soft); font-weight: 400; white-space: nowrap; } th .aside { display: block; font-size: .8125rem; }
 tbody tr:last-child > * { border-bottom-color: var(--rule); }
 td.good, td.bad, td.warn { color: var(--tone); font-weight: 560; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 2.5rem; margin: 0; font-size: .9063rem; }
@@ -86,7 +87,7 @@ pre { margin: 0; padding: 1rem 1.15rem; background: var(--wash); border-radius: 
 pre.wide { white-space: pre; overflow-x: auto; overflow-wrap: normal; }
 details { border-bottom: 1px solid var(--hair); padding: .55rem 0; }
 details > summary { cursor: pointer; font-size: .9375rem; color: var(--ink); }
-details > summary .aside { color: var(--faint); font-size: .8125rem; margin-left: .5rem; }
+details > summary .aside { color: var(--soft); font-size: .8125rem; margin-left: .5rem; }
 details[open] > summary { margin-bottom: .7rem; }
 .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1px; }
 .texts { background: var(--rule); border: 1px solid var(--rule); border-radius: 8px; overflow: hidden; }

@@ -21,7 +21,7 @@ PHASES = {
     "base": "the run before this one",
     "training": "training",
     "checkpoint": "saving checkpoints",
-    "evaluation": "evaluating inline",
+    "evaluation": "evaluating while training waits",
     "restarting": "restarting after a failure",
     "exporting": "exporting",
     "finishing": "ending workers and Ray",

@@ -33,6 +33,11 @@ def points(run: Gathered, key: str) -> list[Point]:
     return [(float(line["step"]), finite(line.get(key))) for line in run.metrics if "step" in line]
 
 
+def smoothing(steps: int) -> int:
+    """Over how many steps a running mean goes: a 25th of them, and 1, which is none, where there are few."""
+    return max(5, steps // 25) if steps >= SMOOTH_FROM else 1
+
+
 def _loss(run: Gathered, *, with_held_out: bool) -> Markup:
     every = points(run, "loss")
     series = _noisy("training", every)
@@ -44,9 +49,9 @@ def _loss(run: Gathered, *, with_held_out: bool) -> Markup:
 
 def _noisy(name: str, every: list[Point]) -> list[Series]:
     """Single steps behind their running mean, where there are many."""
-    if len(every) < SMOOTH_FROM:
+    width = smoothing(len(every))
+    if width == 1:
         return [Series(name, every)]
-    width = max(5, len(every) // 25)
     return [Series(f"{name}, each step", every, look="faint"), Series(f"{name}, mean of {width} steps", smoothed(every, width))]
 
 

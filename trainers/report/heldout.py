@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunefleet.cluster.axes import quantity, short
+from tunefleet.cluster.axes import short
 from tunefleet.cluster.charts import Estimate, Range, ranges
-from tunefleet.cluster.markup import Content, Markup
-from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
+from tunefleet.cluster.markup import Content, Markup, join
+from tunefleet.cluster.page import Cell, Section, aside, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import compared, result
-from tunefleet.trainers.report.wording import better, finite, metric_name, metric_unit, with_interval
+from tunefleet.trainers.report.wording import better, count, finite, metric_name, metric_unit, with_interval
 
 TONES = {"better": "good", "worse": "bad", "unclear": "plain"}
 
@@ -47,9 +47,9 @@ def _numbers(run: Gathered, evaluation: Mapping[str, Any]) -> Markup:
             difference = part.get("difference", {}).get(name)
             outcome = compared(difference, better(name, run.section("evaluation")))
             changed = Cell(with_interval(difference, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
-            first = [held, quantity(part["rows"]), quantity(part["tokens"])] if i == 0 else ["", "", ""]
-            rows.append([*first, metric_name(name), with_interval(part["base"].get(name)), with_interval(tuned), changed])
-    return table(["set", "rows", "tokens", "metric", "base", "tuned", "difference"], rows, numbers=(1, 2, 4, 5, 6))
+            size = aside(f"{count(part['rows'], 'row')}, {count(part['tokens'], 'token')}")
+            rows.append([join(held, size) if i == 0 else "", metric_name(name), with_interval(part["base"].get(name)), with_interval(tuned), changed])
+    return table(["set", "metric", "base", "tuned", "difference"], rows, numbers=(2, 3, 4))
 
 
 def _history(run: Gathered, metrics: list[str]) -> Markup | None:

@@ -9,6 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from tunefleet.cluster.axes import decimals, quantity, short
+from tunefleet.cluster.markup import Content, join
+from tunefleet.cluster.page import aside
 from tunefleet.trainers.run import METRICS
 
 UNITS = {"loss": "nats per token", "token_accuracy": "share of tokens"}
@@ -40,8 +42,8 @@ def finite(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
-def with_interval(estimate: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """``1.92 (1.85 to 2.01)``."""
+def with_interval(estimate: Mapping[str, Any] | None, *, signed: bool = False) -> Content:
+    """``1.92 (1.85 to 2.01)``, with as many digits as the interval warrants."""
     if not estimate or estimate.get("value") is None:
         return "-"
     low, high = finite(estimate.get("low")), finite(estimate.get("high"))
@@ -49,7 +51,7 @@ def with_interval(estimate: Mapping[str, Any] | None, *, signed: bool = False) -
         return short(estimate["value"])
     digits = decimals(low, high)
     value, low_end, high_end = (exact(number, digits, signed=signed) for number in (estimate["value"], low, high))
-    return f"{value} ({low_end} to {high_end})"
+    return join(f"{value} ", aside(f"({low_end} to {high_end})"))
 
 
 def exact(value: float, digits: int, *, signed: bool = False) -> str:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from statistics import median
+from statistics import mean, median
 
 from tunefleet.cluster.axes import quantity, short
 from tunefleet.cluster.errors import TunefleetError
@@ -17,7 +17,7 @@ from tunefleet.cluster.storage import Storage
 from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.report.account import data, headline, place, settings, spent, time_by_cause
-from tunefleet.trainers.report.curves import course, points
+from tunefleet.trainers.report.curves import course, points, smoothing
 from tunefleet.trainers.report.gather import Gathered, gather
 from tunefleet.trainers.report.heldout import heldout
 from tunefleet.trainers.report.samples import samples
@@ -82,7 +82,10 @@ def _figures(run: Gathered) -> list[Figure]:
         found.append(Figure(f"held-out {metric_name(name)}", exact(tuned, digits), "", f"{unit}base {exact(base, digits)}", tone))  # type: ignore[arg-type]  # of literals
     if run.metrics:
         last = run.metrics[-1]
-        found.append(Figure("training loss", short(finite(last.get("loss"))), "", f"first step {short(finite(run.metrics[0].get('loss')))}"))
+        losses = [y for _, y in points(run, "loss") if math.isfinite(y)]
+        width = smoothing(len(losses))
+        ended = f"mean of the last {width} steps; " if width > 1 else ""
+        found.append(Figure("training loss", short(mean(losses[-width:])) if losses else "-", "", f"{ended}first {short(losses[0])}" if losses else ""))
         of = f"of {quantity(where.steps)}" if where.steps and where.steps != where.step else ""
         found.append(Figure("steps", quantity(where.step), of, f"{finite(last.get('epoch')):.2g} passes over the rows"))
         found.append(Figure("tokens", short(finite(last.get("tokens"))), "", "padding left out"))

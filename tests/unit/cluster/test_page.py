@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tunefleet.cluster.markup import element, escaped
 from tunefleet.cluster.page import Figure, code, facts, figures, fold, notice, page, section, table, texts, verdict
+from tunefleet.cluster.pagestyle import STYLE
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> & </style></pre> javascript:alert(3)"
 
@@ -88,3 +89,29 @@ def test_a_link_to_elsewhere_or_a_handler_cannot_be_made() -> None:
         element("p", onclick="x()")
     with pytest.raises(AssertionError):
         element("p", style="color: red")
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb. Source: WCAG 2.1."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _contrast(one: str, other: str) -> float:
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_colour_can_be_told_from_its_ground(scheme: int) -> None:
+    blocks = STYLE.split("@media (prefers-color-scheme: dark)")
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", blocks[scheme]))
+    for ground in ("paper", "card", "wash"):
+        for text in ("ink", "soft", "faint"):
+            assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for tone in ("good", "bad", "warn"):
+        assert _contrast(colours[tone], colours["paper"]) >= 4.5
+        assert _contrast(colours["soft"], colours[f"{tone}-wash"]) >= 4.5
+    for series in ("s0", "s1", "s2", "s3", "s4", "s5", "base"):
+        assert _contrast(colours[series], colours["paper"]) >= 3, series
