@@ -1,0 +1,108 @@
+"""What to do about the rows: the sentences that a quality report begins with, the gravest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tunefleet.data.gate import MEANING, Finding, Verdict
+from tunefleet.data.summary import SourceSummary
+
+Tone = Literal["bad", "warn", "plain"]
+TODO = {  # the gravest first
+    "leakage": "Held-out figures would be too good: set data.quality.leakage to drop, or take the rows out of one side.",
+    "unsupervised": "Nothing can be learnt from them: mend them, or raise data.max_length where the prompt alone fills it.",
+    "near_leakage": "Held-out figures are likely too good: look at the cases, and set data.quality.near_leakage to drop where they are the same task.",
+    "contradictions": "The model learns to guess between the answers: keep one, or set data.quality.contradictions to drop (the earliest stays).",
+    "invalid": "Mend them; a row that cannot be read is never trained on.",
+    "label_spellings": "They are learnt, and scored, as labels of their own: spell each label in one way.",
+    "empty_turns": "An empty answer teaches silence: fill it or drop the row.",
+    "roles_out_of_order": "Templates that insist on turns refuse them, others train two turns as one: join the turns, or drop the rows.",
+    "exact_duplicates": "Each is learnt as often as it stands there: set data.quality.exact_duplicates to drop, unless that is wanted.",
+    "near_duplicates": "Look at the largest groups: a template that was filled in many times weighs more than it should. drop keeps the earliest of each.",
+    "duplicate_ids": "Two rows go by one name: whoever joins results by id mixes them up.",
+}
+IMBALANCE = 0.05
+SPARSE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing to act on."""
+
+    tone: Tone
+    said: str
+    todo: str
+
+
+def advise(verdict: Verdict, sources: Sequence[SourceSummary], max_length: int) -> list[Advice]:
+    """What to act on, the gravest first; empty when there is nothing."""
+    found = {finding.kind: finding for finding in verdict.findings if finding.count}
+    ranked = [_finding(found[kind], len(verdict.keep)) for kind in TODO if kind in found]
+    cut = _cut(sources, found.get("truncated"), max_length)
+    shape = [advice for source in sources for advice in (_labels(source), _sparse(source))]
+    all_of = [advice for advice in (*ranked, cut, *shape, _roomy(sources, max_length)) if advice]
+    return sorted(all_of, key=lambda advice: ("bad", "warn", "plain").index(advice.tone))
+
+
+def _finding(finding: Finding, rows: int) -> Advice:
+    done = {"drop": "They are dropped.", "error": "The policy is error: nothing was prepared."}.get(finding.policy, "They stay.")
+    tone: Tone = "bad" if finding.policy == "error" else "plain" if finding.policy == "drop" else "warn"
+    todo = done if finding.policy == "drop" else f"{done} {TODO[finding.kind]}"
+    return Advice(tone, f"{_many(finding.count, 'row')} of {rows:,} ({percent(finding.count / rows)}) {MEANING[finding.kind]}.", todo)
+
+
+def _cut(sources: Sequence[SourceSummary], finding: Finding | None, max_length: int) -> Advice | None:
+    if finding is None:
+        return None
+    lost, learnt = sum(s.lost for s in sources), sum(s.supervised for s in sources)
+    share = lost / max(lost + learnt, 1)
+    said = f"{_many(finding.count, 'row')} {'is' if finding.count == 1 else 'are'} longer than data.max_length ({max_length:,} tokens)"
+    if finding.policy != "keep":
+        return Advice("bad" if finding.policy == "error" else "plain", f"{said}.", "They are dropped." if finding.policy == "drop" else "The policy is error.")
+    said += f": {percent(share)} of what should be learnt is cut off." if lost else ", and lose nothing that is learnt."
+    needed = [s.lengths.needed for s in sources if s.lengths]
+    to_do = (
+        f"data.max_length {max(n[2] for n in needed):,} would hold what is learnt of 99% of the rows of each source, {max(n[3] for n in needed):,} all of it."
+    )
+    return Advice("warn" if share > 0.005 else "plain", said, to_do if lost else "Raise data.max_length where the end of the prompt matters.")
+
+
+def _labels(source: SourceSummary) -> Advice | None:
+    if not source.labels:
+        return None
+    rows, rarest = sum(label.rows for label in source.labels) + source.other_labels, source.labels[-1]
+    kinds, most = len(source.labels), source.labels[0]
+    if source.other_labels or kinds < 2 or rarest.rows / rows >= IMBALANCE or rarest.rows * 5 >= most.rows:
+        return None
+    said = f"{source.name}: the label {rarest.name!r} has {_many(rarest.rows, 'row')} of {rows:,} ({percent(rarest.rows / rows)}), {most.name!r} {most.rows:,}."
+    return Advice("warn", said, "Accuracy will hardly show whether it is learnt: look at a figure for each label, or add rows.")
+
+
+def _sparse(source: SourceSummary) -> Advice | None:
+    share = source.supervised / source.tokens if source.tokens and source.learnt else 1.0
+    if share >= SPARSE or not source.supervised:
+        return None
+    return Advice(
+        "plain", f"{source.name}: {percent(share)} of the tokens are learnt.", "The rest is prompt: it costs as much to compute. Shorten it where it can be."
+    )
+
+
+def _roomy(sources: Sequence[SourceSummary], max_length: int) -> Advice | None:
+    longest = max((source.lengths.longest for source in sources if source.lengths), default=0)
+    if not longest or longest * 2 > max_length or any(source.whole < source.kept for source in sources):
+        return None
+    return Advice(
+        "plain", f"The longest row has {longest:,} tokens; data.max_length is {max_length:,}.", "A smaller one reserves less memory, and changes nothing else."
+    )
+
+
+def percent(share: float) -> str:
+    """A share in words short enough for a sentence."""
+    value = 100 * share
+    return "under 0.1%" if 0 < value < 0.1 else f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.1f}%"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

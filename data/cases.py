@@ -1,0 +1,64 @@
+"""The words of a few rows, read again from their files: a report shows what it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+from tunefleet.cluster.errors import DataError
+from tunefleet.data.examples import Conversation, Example, Labelled, Message, Pair, Preference, Text, Triplet, conversations_of
+from tunefleet.data.facts import Facts
+from tunefleet.data.survey import Parsed, Part, Reading
+
+CHARACTERS = 1200
+
+
+def words_of_rows(rows: Iterable[int], facts: Facts, parts: Sequence[Part]) -> dict[int, str]:
+    """The text of every row, cut to a length that can be looked at. A file that can no longer be read leaves its rows out."""
+    wanted: dict[tuple[int, int], dict[int, int]] = {}
+    for row in rows:
+        part, file, line = (int(facts.columns[name][row]) for name in ("part", "file", "line"))
+        wanted.setdefault((part, file), {})[line] = row
+    found: dict[int, str] = {}
+    for (part, file), lines in wanted.items():
+        found |= {lines[parsed.row.line]: shown(parsed) for parsed in _lines(parts[part], parts[part].files[file], lines)}
+    return found
+
+
+def shown(parsed: Parsed) -> str:
+    """A row as a person reads it: its turns under their roles, its texts, its label. Of an unreadable one the values as they are."""
+    text = _in_words(parsed.example) if parsed.example is not None else f"{parsed.problem}\n{dict(parsed.row.values)}"
+    cut = len(text) - CHARACTERS
+    return text if cut <= 0 else f"{text[:CHARACTERS]} ... ({cut:,} more characters)"
+
+
+def _lines(part: Part, file: str, lines: Iterable[int]) -> Iterable[Parsed]:
+    """The rows that stand at these lines; nothing behind the last is read."""
+    wanted = set(lines)
+    alone = Part(part.source.model_copy(update={"path": file}), part.name, part.held, (file,))
+    try:
+        rows = takewhile(lambda parsed: parsed.row.line <= max(wanted), Reading(alone).parsed())
+        return [parsed for parsed in rows if parsed.row.line in wanted]
+    except (DataError, OSError):
+        return []
+
+
+def _in_words(example: Example) -> str:
+    match example:
+        case Text(text=text):
+            return text
+        case Preference(chosen=chosen, rejected=rejected, shared=shared):
+            asked, liked, other = chosen.messages[:shared], chosen.messages[shared:], rejected.messages[shared:]
+            return f"{_turns(asked)}\n\n[chosen]\n{_turns(liked)}\n\n[rejected]\n{_turns(other)}"
+        case Labelled(texts=texts, labels=labels):
+            return "\n".join((*texts, f"[label] {', '.join(labels) or 'none'}"))
+        case Pair(first=first, second=second, score=score):
+            return f"{first}\n{second}\n[score] {score:g}"
+        case Triplet(query=query, positive=positive, negatives=negatives):
+            return "\n".join((f"[query] {query}", f"[positive] {positive}", *(f"[negative] {text}" for text in negatives)))
+    said = "\n".join(_turns(conversation.messages) for conversation in conversations_of(example))
+    return said if isinstance(example, Conversation) else f"{said}\n[judged] {'good' if example.good else 'bad'}"
+
+
+def _turns(messages: Sequence[Message]) -> str:
+    return "\n".join(f"{message.role}: {message.content}" + (f" {dict(message.extra)}" if message.extra else "") for message in messages)

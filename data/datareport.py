@@ -1,0 +1,213 @@
+"""The quality report of a store: report.html to look at, report.json for programs. What a reader would act on comes first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunefleet.cluster import charts
+from tunefleet.cluster.axes import short
+from tunefleet.cluster.markup import Markup, element
+from tunefleet.cluster.page import Cell, Figure, Section, Tone, figures, fold, grid, notice, page, paragraph, section, table, texts, verdict
+from tunefleet.cluster.storage import Storage
+from tunefleet.data.advice import Advice, advise, percent
+from tunefleet.data.cases import words_of_rows
+from tunefleet.data.facts import Facts
+from tunefleet.data.gate import MEANING, Case, Finding, Verdict
+from tunefleet.data.summary import SourceSummary, summarise
+from tunefleet.data.survey import Part
+
+HTML, JSON = "report.html", "report.json"
+DONE = {"drop": "dropped", "warn": "stay", "keep": "stay", "error": "refused", "off": "not looked for"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page and the JSON file say. ``words`` holds the text of the rows that the findings' cases name."""
+
+    title: str
+    judged: Verdict
+    sources: Sequence[SourceSummary]
+    advice: Sequence[Advice]
+    words: Mapping[int, str]
+    decisions: Sequence[str]
+    settings: Mapping[str, str]
+    max_length: int
+
+
+def make_report(found: Facts, judged: Verdict, parts: Sequence[Part], *, max_length: int, masked: bool, decisions: Sequence[str] = ()) -> Report:
+    """Sum up and read again the rows that are shown. ``masked``: the layout has a mask of supervised tokens."""
+    sources = summarise(found, judged, parts, masked=masked)
+    shown = {row for finding in judged.findings for case in finding.cases for row in (case.row, case.other) if row >= 0}
+    names = list(dict.fromkeys(part.name for part in parts))
+    return Report(
+        title=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+        judged=judged,
+        sources=sources,
+        advice=advise(judged, sources, max_length),
+        words=words_of_rows(sorted(shown), found, parts),
+        decisions=decisions,
+        settings={finding.kind: finding.policy for finding in judged.findings},
+        max_length=max_length,
+    )
+
+
+def write_report(storage: Storage, report: Report) -> None:
+    """Put both files where the store is."""
+    storage.put(JSON, json.dumps(as_json(report), indent=1).encode())
+    storage.put(HTML, as_page(report).encode())
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain values."""
+    judged = report.judged
+    findings = [
+        {
+            "kind": finding.kind,
+            "meaning": f"rows that {MEANING[finding.kind]}",
+            "policy": finding.policy,
+            "rows": finding.count,
+            "by_source": list(finding.by_part),  # in the order of sources
+            "cases": [_case_json(report, case) for case in finding.cases],
+        }
+        for finding in judged.findings
+    ]
+    advice = [asdict(one) for one in report.advice]
+    counts = {"rows": len(judged.keep), "kept": int(judged.keep.sum()), **judged.counts, "supervised_lost": sum(s.lost for s in report.sources)}
+    sources = [asdict(source) for source in report.sources]
+    return {"version": 1, "counts": counts, "advice": advice, "findings": findings, "sources": sources, "decisions": list(report.decisions)}
+
+
+def _case_json(report: Report, case: Case) -> dict[str, Any]:
+    """A case with places and words."""
+    named = {"place": case.row, "other": case.other}
+    places = {name: report.judged.places[row] for name, row in named.items() if row >= 0}
+    words = {f"{name}_text": report.words[row] for name, row in named.items() if row in report.words}
+    return {**places, **words, "alike": case.alike}
+
+
+def as_page(report: Report) -> str:
+    """The report as one HTML page."""
+    found = [finding for finding in report.judged.findings if finding.count]
+    sections = [
+        section("What to do", *map(_advice, report.advice), about="The gravest first.") if report.advice else None,
+        _findings(report),
+        section("Rows to look at", *(_cases(report, finding, is_open=i == 0) for i, finding in enumerate(_by_gravity(report, found)))) if found else None,
+        _sources(report),
+        section("Decisions", element("ul", *(element("li", text) for text in report.decisions))) if report.decisions else None,
+    ]
+    return page(
+        report.title,
+        kind="data report",
+        about=f"{len(report.judged.keep):,} rows of {len(report.sources)} source{'' if len(report.sources) == 1 else 's'}, judged before tokens became shards.",
+        lead=[_verdict(report), _figures(report)],
+        sections=[part for part in sections if part],
+    )
+
+
+def _verdict(report: Report) -> Markup:
+    rows, kept = len(report.judged.keep), int(report.judged.keep.sum())
+    grave = [advice for advice in report.advice if advice.tone != "plain"]
+    refused = any(advice.tone == "bad" for advice in report.advice)
+    if not grave:
+        return verdict(f"{'All' if kept == rows else f'{kept:,} of'} {rows:,} rows stay, and nothing has to be mended.", tone="good")
+    said = "Nothing was prepared: the rows break a policy." if refused else f"{kept:,} of {rows:,} rows stay; {_things(len(grave))} to look at."
+    return verdict(said, tone="bad" if refused else "warn", why=grave[0].said)
+
+
+def _things(count: int) -> str:
+    return "one thing" if count == 1 else f"{count} things"
+
+
+def _figures(report: Report) -> Markup:
+    rows, kept = len(report.judged.keep), int(report.judged.keep.sum())
+    tokens, supervised, lost = (sum(values) for values in zip(*((s.tokens, s.supervised, s.lost) for s in report.sources), strict=True))
+    longest = max((source.lengths.longest for source in report.sources if source.lengths), default=0)
+    shown = [
+        Figure("rows", f"{rows:,}"),
+        Figure("stay", f"{kept:,}", more=percent(kept / max(rows, 1))),
+        Figure("tokens", short(tokens)),
+        Figure("longest row", f"{longest:,}", "tokens", more=f"max_length {report.max_length:,}"),
+    ]
+    if supervised:
+        shown.insert(3, Figure("learnt", percent(supervised / max(tokens, 1)), more="of the tokens carry loss"))
+        shown.append(
+            Figure("cut off", percent(lost / max(lost + supervised, 1)), more="of what should be learnt", tone="warn" if lost > 0.005 * supervised else "plain")
+        )
+    return figures(shown)
+
+
+def _advice(advice: Advice) -> Markup:
+    return notice(advice.said, tone=advice.tone, detail=advice.todo)
+
+
+def _findings(report: Report) -> Section:
+    """Every kind that is looked for, also those that no row has: what was not found is an answer too."""
+    several = len(report.sources) > 1
+    names = [source.name for source in report.sources] if several and len(report.sources) <= 6 else []
+    rows: list[list[Cell | str]] = []
+    for finding in report.judged.findings:
+        tone: Tone = "plain" if not finding.count or finding.policy in ("drop", "keep") else "bad" if finding.policy == "error" else "warn"
+        share = percent(finding.count / max(len(report.judged.keep), 1)) if finding.count else ""
+        done = DONE[finding.policy] if finding.count or finding.policy == "off" else ""
+        of_sources = [f"{count:,}" if count else "" for count in finding.by_part] if names else []
+        rows.append([f"{finding.kind.replace('_', ' ')}: {MEANING[finding.kind]}", Cell(f"{finding.count:,}", tone), share, done, *of_sources])
+    return section("What was looked for", table(["rows that", "rows", "of all", "they", *names], rows, numbers=[1, 2, *range(4, 4 + len(names))]))
+
+
+def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:
+    order = {"error": 0, "warn": 1, "keep": 2, "drop": 3}
+    return sorted(found, key=lambda finding: order[finding.policy])
+
+
+def _cases(report: Report, finding: Finding, *, is_open: bool) -> Markup:
+    shown = [_case(report, finding.kind, case) for case in finding.cases]
+    none = None if shown else paragraph("They stand too deep in their files to be read again for this page.")
+    return fold(finding.kind.replace("_", " "), none, *shown, aside=f"{finding.count:,} rows that {MEANING[finding.kind]}", is_open=is_open)
+
+
+def _case(report: Report, kind: str, case: Case) -> Markup:
+    """A row, and beside it the one that it is compared with. Why an unreadable one is unreadable stands above."""
+    place = report.judged.places[case.row]
+    above = paragraph(f"{case.alike:,} rows are alike; two of them:") if case.alike > 2 else None
+    if kind == "invalid" and case.row in report.judged.problems:
+        above = paragraph(report.judged.problems[case.row])
+    parts = [(place, report.words.get(case.row, "(cannot be read again)"))]
+    if case.other >= 0:
+        parts.insert(0, (f"{report.judged.places[case.other]} (stays)", report.words.get(case.other, "(cannot be read again)")))
+    return element("div", above, texts(parts, lead=len(parts) - 1 if case.other >= 0 else None), class_="case")
+
+
+def _sources(report: Report) -> Section:
+    masked = any(source.learnt for source in report.sources)
+    columns = ["source", "side", "rows", "stay", "tokens", "median", "95%", "longest", *(["learnt", "cut off"] if masked else [])]
+    rows = []
+    for source in report.sources:
+        lengths = source.lengths
+        measured = [f"{value:,}" for value in (lengths.median, lengths.p95, lengths.longest)] if lengths else ["", "", ""]
+        of_mask = [percent(source.supervised / max(source.tokens, 1)), percent(source.lost / max(source.lost + source.supervised, 1))] if masked else []
+        rows.append([source.name, "held out" if source.held else "training", f"{source.rows:,}", f"{source.kept:,}", f"{source.tokens:,}", *measured, *of_mask])
+    drawn = [piece for source in report.sources for piece in _drawn(source, report.max_length, named=len(report.sources) > 1)]
+    return section("Sources", table(columns, rows, numbers=range(2, len(columns))), grid(*drawn), about="Tokens a row, of the rows that stay.")
+
+
+def _drawn(source: SourceSummary, max_length: int, *, named: bool) -> list[Markup]:
+    """Charts of a source: lengths, the share that is learnt where it differs between rows, labels."""
+    of = f"{source.name}: " if named else ""
+    drawn = []
+    if source.lengths:
+        limit = [(float(max_length), "max_length")] if source.lengths.longest * 1.6 >= max_length >= source.lengths.longest else []
+        held = source.lengths.histogram
+        drawn.append(charts.histogram(f"{of}lengths", held.edges, {"rows": held.counts}, x="tokens a row", y="rows", marks=limit))
+    if source.learnt and sum(1 for count in source.learnt.counts if count) > 1:
+        held = source.learnt
+        drawn.append(
+            charts.histogram(f"{of}share that is learnt", [100 * edge for edge in held.edges], {"rows": held.counts}, x="% of a row's tokens", y="rows")
+        )
+    if source.labels:
+        bars = [charts.Bar(label.name, label.rows) for label in source.labels]
+        bars += [charts.Bar("all others", source.other_labels, colour="base")] if source.other_labels else []
+        drawn.append(charts.bars(f"{of}labels", bars, unit="rows that stay"))
+    return drawn

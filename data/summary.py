@@ -1,0 +1,134 @@
+"""What a quality report says of every source, in plain numbers: rows, lengths, what is learnt, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunefleet.data.facts import Facts, Flag
+from tunefleet.data.gate import Verdict, is_labelled
+from tunefleet.data.survey import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Ints = npt.NDArray[np.int64]
+
+BINS = 40
+LABELS = 24  # shown by name; the others in one sum
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts between edges, of which there is one more."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens a row, of the rows that stay. ``needed`` is what 0.5, 0.95, 0.99 and all of them would take if nothing that is learnt were cut off."""
+
+    median: int
+    mean: float
+    p95: int
+    longest: int
+    needed: tuple[int, int, int, int]
+    histogram: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label as most rows spell it, and how many rows that stay have it."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSummary:
+    """One source. ``learnt`` is the share of a row's tokens that carry loss, None where no single tokens do. ``lost``: learnt tokens that were cut off."""
+
+    name: str
+    held: bool
+    files: int
+    rows: int
+    kept: int
+    tokens: int
+    supervised: int
+    lost: int
+    whole: int  # rows that stay and were not cut
+    lengths: Lengths | None
+    learnt: Histogram | None
+    labels: tuple[Label, ...]
+    other_labels: int  # rows with labels that are not listed
+    labelled: bool
+
+
+def summarise(facts: Facts, verdict: Verdict, parts: Sequence[Part], *, masked: bool) -> list[SourceSummary]:
+    """A summary of every source, in order. ``masked``: the layout has a mask of supervised tokens."""
+    return [_source(facts, verdict, number, part, masked=masked) for number, part in enumerate(parts)]
+
+
+def _source(facts: Facts, verdict: Verdict, number: int, part: Part, *, masked: bool) -> SourceSummary:
+    import numpy as np
+
+    of_part = facts.columns["part"] == number
+    rows = np.flatnonzero(of_part & verdict.keep)
+    tokens, supervised, lost = (facts.columns[name][rows].astype(np.int64) for name in ("tokens", "supervised", "lost"))
+    labels, others = _labels(facts, rows)
+    return SourceSummary(
+        name=part.name,
+        held=part.held,
+        files=len(part.files),
+        rows=int(of_part.sum()),
+        kept=len(rows),
+        tokens=int(tokens.sum()),
+        supervised=int(supervised.sum()) if masked else 0,
+        lost=int(lost.sum()),
+        whole=int((~facts.has(Flag.TRUNCATED)[rows]).sum()),
+        lengths=_lengths(tokens, lost) if len(rows) else None,
+        learnt=_histogram(supervised / np.maximum(tokens, 1), 1.0, BINS // 2) if masked and len(rows) else None,
+        labels=labels,
+        other_labels=others,
+        labelled=bool(labels),
+    )
+
+
+def _lengths(tokens: Ints, lost: Ints) -> Lengths:
+    import numpy as np
+
+    median, p95, longest = (int(value) for value in np.quantile(tokens, (0.5, 0.95, 1.0), method="higher"))
+    needed = tuple(int(value) for value in np.quantile(tokens + lost, (0.5, 0.95, 0.99, 1.0), method="higher"))
+    return Lengths(median, float(tokens.mean()), p95, longest, (needed[0], needed[1], needed[2], needed[3]), _histogram(tokens, float(longest), BINS))
+
+
+def _histogram(values: npt.NDArray[np.float64] | Ints, top: float, bins: int) -> Histogram:
+    """Counts from 0 to ``top``; edges of whole numbers lie on whole numbers."""
+    import numpy as np
+
+    whole = values.dtype.kind == "i"
+    width = max(int(np.ceil((top + 1) / bins)), 1) if whole else top / bins
+    count = int(np.ceil((top + 1) / width)) if whole else bins
+    counts, edges = np.histogram(values, count, (0, width * count))
+    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+
+
+def _labels(facts: Facts, rows: Ints) -> tuple[tuple[Label, ...], int]:
+    """Rows of every label, the commonest first, whatever their spelling."""
+    import numpy as np
+
+    if not is_labelled(facts, rows):
+        return (), 0
+    columns = facts.columns
+    answers, inverse, counts = np.unique(columns["answer"][rows], return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    listed = []
+    for place in order[:LABELS].tolist():
+        spellings, times = np.unique(columns["spelling"][rows[inverse == place]], return_counts=True)
+        listed.append(Label(facts.names.get(int(spellings[times.argmax()]), "(too long to show)"), int(counts[place])))
+    assert len(answers) == len(counts)
+    return tuple(listed), int(counts[order[LABELS:]].sum())
