@@ -13,15 +13,15 @@ from tunefleet.data.survey import Parsed, Part, Reading
 CHARACTERS = 1200
 
 
-def words_of_rows(rows: Iterable[int], facts: Facts, parts: Sequence[Part]) -> dict[int, str]:
-    """The text of every row, cut to a length that can be looked at. A file that can no longer be read leaves its rows out."""
+def words_of_rows(rows: Iterable[int], facts: Facts, readings: Sequence[Reading]) -> dict[int, str]:
+    """The text of every row, cut to a length that can be looked at. ``readings`` say how each source is read; a file that can no longer be is left out."""
     wanted: dict[tuple[int, int], dict[int, int]] = {}
     for row in rows:
         part, file, line = (int(facts.columns[name][row]) for name in ("part", "file", "line"))
         wanted.setdefault((part, file), {})[line] = row
     found: dict[int, str] = {}
     for (part, file), lines in wanted.items():
-        found |= {lines[parsed.row.line]: shown(parsed) for parsed in _lines(parts[part], parts[part].files[file], lines)}
+        found |= {lines[parsed.row.line]: shown(parsed) for parsed in _lines(readings[part], readings[part].part.files[file], lines)}
     return found
 
 
@@ -32,12 +32,13 @@ def shown(parsed: Parsed) -> str:
     return text if cut <= 0 else f"{text[:CHARACTERS]} ... ({cut:,} more characters)"
 
 
-def _lines(part: Part, file: str, lines: Iterable[int]) -> Iterable[Parsed]:
+def _lines(reading: Reading, file: str, lines: Iterable[int]) -> Iterable[Parsed]:
     """The rows that stand at these lines; nothing behind the last is read."""
     wanted = set(lines)
+    part = reading.part
     alone = Part(part.source.model_copy(update={"path": file}), part.name, part.held, (file,))
     try:
-        rows = takewhile(lambda parsed: parsed.row.line <= max(wanted), Reading(alone).parsed())
+        rows = takewhile(lambda parsed: parsed.row.line <= max(wanted), Reading(alone, kind=reading.kind).parsed())
         return [parsed for parsed in rows if parsed.row.line in wanted]
     except (DataError, OSError):
         return []

@@ -17,10 +17,10 @@ from tunefleet.data.cases import words_of_rows
 from tunefleet.data.facts import Facts
 from tunefleet.data.gate import MEANING, Case, Finding, Verdict
 from tunefleet.data.summary import SourceSummary, summarise
-from tunefleet.data.survey import Part
+from tunefleet.data.survey import Reading
 
 HTML, JSON = "report.html", "report.json"
-DONE = {"drop": "dropped", "warn": "stay", "keep": "stay", "error": "refused", "off": "not looked for"}
+DONE = {"drop": "dropped", "warn": "kept", "keep": "kept", "error": "refused", "off": "not looked for"}
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Report:
     advice: Sequence[Advice]
     words: Mapping[int, str]
     decisions: Sequence[str]
-    settings: Mapping[str, str]
     max_length: int
 
 
-def make_report(found: Facts, judged: Verdict, parts: Sequence[Part], *, max_length: int, masked: bool, decisions: Sequence[str] = ()) -> Report:
+def make_report(found: Facts, judged: Verdict, readings: Sequence[Reading], *, max_length: int, masked: bool, decisions: Sequence[str] = ()) -> Report:
     """Sum up and read again the rows that are shown. ``masked``: the layout has a mask of supervised tokens."""
+    parts = [reading.part for reading in readings]
     sources = summarise(found, judged, parts, masked=masked)
     shown = {row for finding in judged.findings for case in finding.cases for row in (case.row, case.other) if row >= 0}
     names = list(dict.fromkeys(part.name for part in parts))
@@ -47,9 +47,8 @@ def make_report(found: Facts, judged: Verdict, parts: Sequence[Part], *, max_len
         judged=judged,
         sources=sources,
         advice=advise(judged, sources, max_length),
-        words=words_of_rows(sorted(shown), found, parts),
+        words=words_of_rows(sorted(shown), found, readings),
         decisions=decisions,
-        settings={finding.kind: finding.policy for finding in judged.findings},
         max_length=max_length,
     )
 
@@ -148,13 +147,13 @@ def _findings(report: Report) -> Section:
     several = len(report.sources) > 1
     names = [source.name for source in report.sources] if several and len(report.sources) <= 6 else []
     rows: list[list[Cell | str]] = []
-    for finding in report.judged.findings:
+    for finding in sorted(report.judged.findings, key=lambda one: not one.count):
         tone: Tone = "plain" if not finding.count or finding.policy in ("drop", "keep") else "bad" if finding.policy == "error" else "warn"
         share = percent(finding.count / max(len(report.judged.keep), 1)) if finding.count else ""
         done = DONE[finding.policy] if finding.count or finding.policy == "off" else ""
         of_sources = [f"{count:,}" if count else "" for count in finding.by_part] if names else []
         rows.append([f"{finding.kind.replace('_', ' ')}: {MEANING[finding.kind]}", Cell(f"{finding.count:,}", tone), share, done, *of_sources])
-    return section("What was looked for", table(["rows that", "rows", "of all", "they", *names], rows, numbers=[1, 2, *range(4, 4 + len(names))]))
+    return section("What was looked for", table(["rows that", "rows", "of all", "they are", *names], rows, numbers=[1, 2, *range(4, 4 + len(names))]))
 
 
 def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:

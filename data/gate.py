@@ -93,9 +93,9 @@ class Verdict:
         """Rows of every kind."""
         return {finding.kind: finding.count for finding in self.findings}
 
-    def refuse(self) -> None:
-        """Raise, all at once, what the policies call an error."""
-        Refusal.raise_if(self._error(finding) for finding in self.findings if finding.count and finding.policy == "error")
+    def refuse(self, report: str = "") -> None:
+        """Raise, all at once, what the policies call an error. ``report`` is where the rows can be looked at."""
+        Refusal.raise_if(self._error(finding, report) for finding in self.findings if finding.count and finding.policy == "error")
 
     def decisions(self) -> list[str]:
         """A line for every kind that was found and is no error."""
@@ -103,14 +103,14 @@ class Verdict:
         found = [finding for finding in self.findings if finding.count and finding.policy in done]
         return [f"data.quality.{f.kind}: {f.count} {done[f.policy]}, rows that {MEANING[f.kind]} ({self._places(f)})" for f in found]
 
-    def _error(self, finding: Finding) -> DataError:
+    def _error(self, finding: Finding, report: str) -> DataError:
         kind = finding.kind
         fix = REMEDY.get(kind, f"mend the rows, or set data.quality.{kind} to drop or warn")
         return DataError(
             f"data.quality.{kind}: {finding.count} of {len(self.keep)} rows {MEANING[kind]}",
             got=self._places(finding),
             want="none, as the policy is error",
-            fix=fix,
+            fix=f"{fix}; {report} shows them" if report else fix,
         )
 
     def _places(self, finding: Finding) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunefleet.data.examples import Conversation, Example, Judged, Labelled, Message, Pair, Preference, Text, Triplet, conversations_of, texts_of
+from tunefleet.data.examples import Conversation, Example, Judged, Labelled, Message, Pair, Preference, Text, Triplet, texts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,6 @@ def _conversation_keys(example: Conversation) -> Keys:
     context = opening if len(places) == 1 else _hash_turns(example, example.messages[: places[-1]])
     known = context if answered else 0
     return Keys(opening, known, known, _hash_turns(example, example.messages))
-
-
-def words_of(example: Example) -> list[str]:
-    """The words of all turns and texts, for the search of near duplicates. The answers of a pair are words of it, its prompt once."""
-    said = [message.content for conversation in conversations_of(example)[:1] for message in conversation.messages]
-    if isinstance(example, Preference):
-        said += [message.content for message in example.rejected.messages[example.shared :]]
-    return [word for text in (*said, *texts_of(example)) for word in text.split()]
 
 
 def exchanges(conversation: Conversation) -> list[tuple[Sequence[Message], str]]:

@@ -51,14 +51,14 @@ class Making:
         self._refuse_empty(sides, verdict)
         labels = sorted({label for placed in pieces for label in placed.piece.labels}, key=label_order)
         splits = self._shards(sides, labels, workers)
-        said = list(dict.fromkeys([*decisions, *(text for placed in pieces for text in placed.piece.decisions)])) + verdict.decisions()
         fate = _fates(sides, len(facts))
         manifest, version = write_rows(self.home, facts, self._held(facts), fate)
         counts = {"rows": len(facts), "kept": int((fate != DROPPED).sum()), "examples": sum(s.rows for s in splits.values())}
         counts |= {"tokens": sum(s.tokens for s in splits.values()), "supervised": sum(s.supervised for s in splits.values())}
         counts |= {TRAIN: splits[TRAIN].rows, HOLDOUT: splits[HOLDOUT].rows if HOLDOUT in splits else 0, **verdict.counts}
+        counts["supervised_lost"] = int(facts.columns["lost"][verdict.keep].sum(dtype="int64"))
         meta = {
-            "decisions": said,
+            "decisions": [*decisions, *verdict.decisions()],
             "sets": self._words(sides[1]) if self.holds_out else {},
             "labels": labels,
             "version": version,

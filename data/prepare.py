@@ -2,7 +2,7 @@
 
     scan        every file is read once and cut into blocks by its content (data/blocks.py); their hashes are the rows' part of the fingerprint
     blocks      each is tokenised and its facts are gathered, on any core (data/blockwork.py); what became of it is kept (data/pieces.py)
-    judge       once, over the facts of all rows (data/gate.py)
+    judge       once, over the facts of all rows (data/gate.py); what was found is written beside the store before anything is refused (data/datareport.py)
     shards      each is put together from pieces, on any core, straight in its final place (data/assembly.py); the index comes last
 
 Nothing but facts, some hundred bytes a row, is ever held of all rows. A preparer that is killed leaves finished blocks, which the next one takes up; several at
@@ -24,6 +24,8 @@ from tunefleet.cluster.tasks import Here, Tasks
 from tunefleet.data.assembly import HOLDOUT, Placed
 from tunefleet.data.blocks import Block, Scan, Sizes, scan, total_bytes
 from tunefleet.data.blockwork import Done, Task, Work, block_key, do_block
+from tunefleet.data.datareport import HTML as REPORT
+from tunefleet.data.datareport import make_report, write_report
 from tunefleet.data.facts import Facts, needs_sketches
 from tunefleet.data.fingerprint import fingerprint
 from tunefleet.data.gate import judge, judge_early
@@ -70,13 +72,14 @@ Cluster = Callable[[], AbstractContextManager[Tasks]]
 class Prepared:
     """A store that stands. ``counts``: rows read, rows kept, examples written (``train`` and ``holdout`` of them), tokens, and the quality gate's.
 
-    ``version`` names the rows, whatever their order (see data/versions.py). ``blocks`` that there are, and ``found`` of them that were tokenised before
-    (all of a store that stood: ``created`` is False).
+    ``version`` names the rows, whatever their order (see data/versions.py). ``report`` is the page that shows what the quality gate found. ``blocks`` that
+    there are, and ``found`` of them that were tokenised before (all of a store that stood: ``created`` is False).
     """
 
     store: str
     fingerprint: str
     version: str
+    report: str
     counts: dict[str, int]
     decisions: list[str]
     created: bool
@@ -109,7 +112,17 @@ def prepare(
             f"{home.address}: the store of another preparation", got=index.fingerprint[:16], want=mark[:16], fix="remove this folder: it is made anew"
         )
     said = index.meta
-    return Prepared(home.address, mark, said["version"], dict(index.counts), list(said["decisions"]), created, blocks, found if created else blocks)
+    return Prepared(
+        home.address,
+        mark,
+        said["version"],
+        f"{home.address}/{REPORT}",
+        dict(index.counts),
+        list(said["decisions"]),
+        created,
+        blocks,
+        found if created else blocks,
+    )
 
 
 def parts_of(data: Data) -> list[Part]:
@@ -194,9 +207,12 @@ class _Preparing:
             for number in set(range(len(self.parts))) - set(facts.columns["part"].tolist()):
                 raise _no_rows(self.parts[number])
             verdict = judge(facts, self.parts, self.data.quality, _share(self.data))
-            verdict.refuse()
             making = Making(self.stores, mark, work, self.parts, self.data.holdout not in (0.0, []), self.limits.shard)
-            decisions = [reading.decision for reading in readings if reading.decision]
+            said = [reading.decision for reading in readings if reading.decision]
+            decisions = list(dict.fromkeys([*said, *(text for one in done for piece in one.pieces for text in piece.decisions)]))
+            masked = any(column.name.endswith("supervised") for column in self.layout.columns)
+            write_report(making.home, make_report(facts, verdict, readings, max_length=self.data.max_length, masked=masked, decisions=decisions))
+            verdict.refuse(f"{making.home.address}/{REPORT}")
             making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, workers)
         return sum(not one.made for one in done)
 

@@ -51,12 +51,19 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     for text in (*decisions, *prepared.decisions):
         remark(f"note: {text}")
     if options.json:
-        told = {"store": prepared.store, "fingerprint": prepared.fingerprint, "version": prepared.version, "created": prepared.created}
+        told = {
+            "store": prepared.store,
+            "fingerprint": prepared.fingerprint,
+            "version": prepared.version,
+            "created": prepared.created,
+            "report": prepared.report,
+        }
         print_json({**prepared.counts, **told, "blocks": prepared.blocks, "blocks_found": prepared.found})
         return 0
     print_table(f"{asked.name}: rows", ("count", "number"), [(name.replace("_", " "), f"{value:,}") for name, value in prepared.counts.items()])
     reused = f" ({prepared.found} of {prepared.blocks} blocks were tokenised before)" if prepared.found else ""
     remark(f"{f'made{reused}' if prepared.created else 'found, nothing to do'}: {prepared.store}, version {prepared.version}")
+    remark(f"report: {prepared.report}")
     return 0
 
 
