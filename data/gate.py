@@ -93,6 +93,11 @@ class Verdict:
         """Rows of every kind."""
         return {finding.kind: finding.count for finding in self.findings}
 
+    @property
+    def refuses(self) -> bool:
+        """Whether a policy that says error was broken."""
+        return any(finding.count and finding.policy == "error" for finding in self.findings)
+
     def refuse(self, report: str = "") -> None:
         """Raise, all at once, what the policies call an error. ``report`` is where the rows can be looked at."""
         Refusal.raise_if(self._error(finding, report) for finding in self.findings if finding.count and finding.policy == "error")

@@ -13,6 +13,7 @@ from tunefleet.cluster.storage import Storage
 from tunefleet.cluster.tasks import Tasks
 from tunefleet.data.assembly import HOLDOUT, Assembling, Placed, Side, held_words, make_shard, plan_side
 from tunefleet.data.blockwork import Work
+from tunefleet.data.datareport import Report, write_report
 from tunefleet.data.examples import label_order
 from tunefleet.data.facts import Facts, Flag
 from tunefleet.data.gate import Verdict
@@ -45,7 +46,7 @@ class Making:
         """Where the store stands."""
         return self.stores.sub(self.mark[:16])
 
-    def make(self, pieces: Sequence[Placed], facts: Facts, verdict: Verdict, decisions: Sequence[str], workers: Tasks) -> None:
+    def make(self, pieces: Sequence[Placed], facts: Facts, verdict: Verdict, decisions: Sequence[str], report: Report, workers: Tasks) -> None:
         """Write everything. Raises DataError when a side is empty: nothing is written then."""
         sides = [plan_side(split, self._sources(split), pieces, verdict.keep, self.shard_bytes) for split in (TRAIN, *((HOLDOUT,) if self.holds_out else ()))]
         self._refuse_empty(sides, verdict)
@@ -66,6 +67,7 @@ class Making:
             "blocks": list(dict.fromkeys(placed.piece.key for placed in pieces)),
             **self._described(facts),
         }
+        write_report(self.home, report)
         write_index(
             self.home.address, Index(fingerprint=self.mark, layout=Columns.of(self.work.layout), splits=splits, counts=counts, manifest=manifest, meta=meta)
         )

@@ -2,7 +2,7 @@
 
     scan        every file is read once and cut into blocks by its content (data/blocks.py); their hashes are the rows' part of the fingerprint
     blocks      each is tokenised and its facts are gathered, on any core (data/blockwork.py); what became of it is kept (data/pieces.py)
-    judge       once, over the facts of all rows (data/gate.py); what was found is written beside the store before anything is refused (data/datareport.py)
+    judge       once, over the facts of all rows (data/gate.py); a report says what was found (data/datareport.py)
     shards      each is put together from pieces, on any core, straight in its final place (data/assembly.py); the index comes last
 
 Nothing but facts, some hundred bytes a row, is ever held of all rows. A preparer that is killed leaves finished blocks, which the next one takes up; several at
@@ -39,6 +39,7 @@ from tunefleet.data.store import Store
 from tunefleet.data.survey import Part, Reading
 from tunefleet.data.tokens import Encoder
 
+REFUSED = "refused"  # where reports of rows lie that broke a policy: there is no store then
 ALONE_BYTES = 64 << 20
 """As much text is tokenised by this process alone, on all its cores, in the time that a Ray session takes to start and to load the tokenizer."""
 EARLY_ROWS = 50_000  # a policy that says error stops here, at twice as many, and so on: full counts for small data, no wasted hour for large
@@ -211,9 +212,12 @@ class _Preparing:
             said = [reading.decision for reading in readings if reading.decision]
             decisions = list(dict.fromkeys([*said, *(text for one in done for piece in one.pieces for text in piece.decisions)]))
             masked = any(column.name.endswith("supervised") for column in self.layout.columns)
-            write_report(making.home, make_report(facts, verdict, readings, max_length=self.data.max_length, masked=masked, decisions=decisions))
-            verdict.refuse(f"{making.home.address}/{REPORT}")
-            making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, workers)
+            report = make_report(facts, verdict, readings, max_length=self.data.max_length, masked=masked, decisions=decisions)
+            if verdict.refuses:
+                shown = self.stores.sub(REFUSED).sub(mark[:16])
+                write_report(shown, report)
+                verdict.refuse(f"{shown.address}/{REPORT}")
+            making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, report, workers)
         return sum(not one.made for one in done)
 
     def _task(self, work: Work, reading: Reading, block: Block) -> Task:
