@@ -68,8 +68,10 @@ def _sketched(texts: Sequence[bytes]) -> Hashes:
     values_RK = _smallest(*_grams(words_W, row_W, len(texts)), len(texts))
     full_R = (values_RK != _EMPTY).any(axis=1)
     values_RK[full_R] = _densified(values_RK[full_R])
-    values_RK[~full_R] = 0
-    bands: Hashes = (values_RK >> np.uint64(8)).astype(np.uint8).view(np.uint64)  # eight low bits, which say nothing of the order of the values
+    full = mixed(values_RK[full_R] + np.arange(1, BINS + 1, dtype=np.uint64) * _GOLDEN)  # a value that serves several bins says something else in each
+    sketch_RK = np.zeros(values_RK.shape, np.uint8)
+    sketch_RK[full_R] = full.astype(np.uint8)
+    bands: Hashes = sketch_RK.view(np.uint64)
     return bands
 
 

@@ -161,6 +161,11 @@ def test_short_and_empty_texts_are_near_only_to_themselves():
     assert near_earlier(made, np.ones(8, bool)).tolist() == [-1, -1, -1, -1, 0, -1, -1, -1]
 
 
+def test_many_short_texts_are_not_near_each_other():
+    made = sketches([f"w{i} is short" for i in range(3000)])
+    assert (near_earlier(made, np.ones(3000, bool)) == -1).all()
+
+
 def test_keys_tell_opening_context_and_whole_apart():
     def talk(*contents):
         return Conversation(tuple(Message("assistant" if i % 2 else "user", c) for i, c in enumerate(contents)))
