@@ -34,7 +34,7 @@ $(S3_STAMP): tests/s3/requirements.txt $(STAMP)
 	@touch $@
 
 browser:
-	@command -v chromium chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
 
 quickstart: $(STAMP)
 	$(BIN)/tunefleet train examples/quickstart.yaml --overwrite

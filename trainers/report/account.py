@@ -77,6 +77,8 @@ def _said(record: Record) -> str:
         return f"training from step {record.get('step')}"
     if kind == "group_started":
         return "workers: " + ", ".join(f"rank {w.get('rank')} on {w.get('host')}" for w in record.get("workers", [])[:16])
+    if kind == "sampled":
+        return f"{count(record.get('prompts', 0), 'prompt')} answered with the weights of step {record.get('step')}"
     if kind == "started":
         return "started"
     if kind == "finished":

@@ -16,10 +16,9 @@ from tunefleet.cluster.metrics import Record, read_lines
 from tunefleet.cluster.storage import Storage
 from tunefleet.cluster.yamlfile import parse
 from tunefleet.trainers.evaluation.files import FOLDER, read_results
+from tunefleet.trainers.evaluation.samples import STEP as SAMPLES
 from tunefleet.trainers.stage import DONE, EVENTS, METRICS, RUN_FILE, read_done
 
-SAMPLES = f"{FOLDER}/samples-step-"
-"""``evaluation/samples-step-00000050.json``: {"step": 50, "prompts": [{"prompt", "reference", "base", "tuned"}]}; a text that there is none of is null."""
 STUDY = ("trials.jsonl", "best.yaml")
 
 

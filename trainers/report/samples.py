@@ -20,12 +20,12 @@ def samples(run: Gathered) -> Section | None:
     final = next((one for one in run.samples if run.done and one.get("step") == run.done.get("step")), run.samples[-1])
     shown = final["prompts"][:PROMPTS]
     more = len(final["prompts"]) - len(shown)
-    about = f"Greedy or sampled as the run file says, with the weights of step {final.get('step')}." + (f" {more} more prompts are not shown." if more else "")
+    about = f"Greedy answers of the base model and of the weights of step {final.get('step')}." + (f" {more} more prompts are not shown." if more else "")
     return section("Samples", *(part for prompt in shown for part in _one(run, prompt, final.get("step"))), about=about)
 
 
 def _one(run: Gathered, prompt: Mapping[str, Any], step: Any) -> list[Markup]:
-    reference = [("answer of the row", _cut(prompt["reference"]))] if prompt.get("reference") is not None else []
+    reference = [("what the row says", _cut(prompt["reference"]))] if prompt.get("reference") is not None else []
     columns = [*reference, ("base", _cut(prompt.get("base"))), (f"tuned, step {step}", _cut(prompt.get("tuned")))]
     side = texts(columns, above=("prompt", _cut(prompt.get("prompt")) or ""), lead=len(columns) - 1)
     earlier = [
