@@ -33,6 +33,7 @@ def test_actors_evaluate_while_steps_go_on_and_their_numbers_stop_the_run(ray_se
     assert result.evaluation["checkpoint"]
     assert result.exported is not None
     assert Path(result.exported, "model.safetensors").exists()
+    assert "Training stopped early" in Path(run.output, "report.html").read_text()  # it was written at the end, by the evaluation of the best weights
     told = events(run)
     spans = [
         (start["time"], end["time"])
