@@ -136,7 +136,7 @@ class _Making:
         """The examples of a row, without the empty ones, and without those that nothing can be learnt from where others can."""
         learnt = any(one.supervised for one in made)
         opening = 0 if isinstance(example, Text) else keys_of(example).opening
-        for place, one in enumerate(made):
+        for one in made:
             if not one.length or (learnt and not one.supervised):
                 continue
             draw = hashed(one.columns["ids"].tobytes()) if isinstance(example, Text) else opening
@@ -144,7 +144,7 @@ class _Making:
             for name, value in (("row", row), ("length", one.length), ("bytes", size), ("supervised", one.supervised), ("draw", draw)):
                 self.examples[name].append(value)
             if draw < draw_limit(self.task.share):
-                said = wording(example, place if len(made) > 1 else -1, one, self.encoder.tokenizer)
+                said = wording(example, one, self.encoder.tokenizer)
                 self.words.append(json.dumps(said, ensure_ascii=False).encode())
 
     def _numbered(self, encoded: Encoded) -> Encoded:

@@ -35,7 +35,8 @@ class Encoded:
     """One group as it is written to a shard: an example, or the sequences that are compared with each other, which never part.
 
     ``length`` is the tokens of all its sequences, ``supervised`` how many of them carry loss (1 for a group that is learnt as a whole, 0 where
-    nothing can be learnt from it); ``truncated`` says that the end of a sequence was cut off.
+    nothing can be learnt from it). ``answer`` is the number of the last learnt answer of a conversation that it holds (-1: the last of all).
+    ``truncated`` says that the end of a sequence was cut off.
     """
 
     columns: Columns
@@ -43,6 +44,7 @@ class Encoded:
     supervised: int
     truncated: bool = False
     lost: int = 0  # supervised tokens that were cut off
+    answer: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def _triplet(example: Example, encoder: Encoder) -> Iterator[Encoded]:
 
 
 TOKENS = (Column("ids", "int32"), Column("supervised", "uint8"))
-ANSWERS = Layout("answers", 1, TOKENS, _answers, (Conversation, Text))
+ANSWERS = Layout("answers", 2, TOKENS, _answers, (Conversation, Text))
 TEXT = Layout("text", 1, TOKENS, _text, (Text, Conversation))
 _PREFERRED = tuple(Column(f"{name}_{column.name}", column.dtype) for name in ("chosen", "rejected") for column in TOKENS)
 PREFERENCE = Layout("preference", 1, _PREFERRED, _preference, (Preference,))

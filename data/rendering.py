@@ -2,18 +2,20 @@
 
 No template needs generation markers: the conversation is rendered up to every turn of the assistant and past it, and the difference is what the
 assistant said. Where a template writes earlier turns anew as the conversation goes on (Qwen3 takes thoughts out of them), there is no one text in which
-every turn stands as it was generated: then every turn becomes a text of its own, with what stood before it as context.
+every turn stands as it was generated. Then there are several texts, each with as many turns as stand in it word for word as they were generated: often
+one a turn, and the calls and the answer to one question where a template (Qwen3's) takes thoughts only out of the questions before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
 from tunefleet.cluster.errors import DataError, SettingsError
+from tunefleet.data.calls import Arguments, plain_turns, thoughts_of, wanted_arguments
 from tunefleet.data.examples import Conversation, Message
 from tunefleet.data.templates import DEFAULT, Template
 
@@ -22,10 +24,11 @@ THOUGHTS_END = "</think>"
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A text, and the half-open character spans of it that the assistant says."""
+    """A text, the half-open character spans of it that the assistant says, and the number (of the learnt ones) of the last answer in it."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
+    answer: int = -1
 
 
 class Renderer:
@@ -47,12 +50,15 @@ class Renderer:
 
         Raises DataError when the template refuses the conversation, SettingsError when it is no template.
         """
+        called = any((message.extra or {}).get("tool_calls") for message in messages)
+        return self._write(plain_turns(messages, self._arguments if called else "object"), tools, ask=ask)
+
+    def _write(self, turns: Sequence[Mapping[str, Any]], tools: Sequence[Any], *, ask: bool = False) -> str:
         import jinja2
 
-        turns = [{"role": m.role, "content": m.content, **(m.extra or {})} for m in messages]
         try:
             written: str = self.tokenizer.apply_chat_template(
-                turns, tools=list(tools) or None, chat_template=self.template.text, add_generation_prompt=ask, tokenize=False
+                list(turns), tools=list(tools) or None, chat_template=self.template.text, add_generation_prompt=ask, tokenize=False
             )
         except jinja2.TemplateSyntaxError as error:
             raise SettingsError(
@@ -61,30 +67,29 @@ class Renderer:
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(
                 "the chat template cannot render this conversation",
-                got=f"{error} (roles: {', '.join(m.role for m in messages) or 'none'})",
+                got=f"{error} (roles: {', '.join(turn['role'] for turn in turns) or 'none'})",
                 want="turns in an order that the template allows",
                 fix="mend the row, or set data.chat_template",
             ) from error
         return written
 
     def answers(self, conversation: Conversation) -> list[Rendering]:
-        """One text with every learnt turn of the assistant marked; several texts, of one turn each, where the template rewrites earlier turns.
+        """One text with every learnt turn of the assistant marked; several, each learnt turn in exactly one, where the template rewrites earlier turns.
 
-        What follows the last turn of the assistant is left out: nothing in it is learnt. Raises DataError when a turn cannot be told apart.
+        What follows the last learnt turn is left out. Raises DataError when a turn cannot be told apart.
         """
         messages = conversation.messages
-        places = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        if not any(messages[i].learnt for i in places):
+        places = [i for i, message in enumerate(messages) if message.role == "assistant" and message.learnt]
+        if not places:
             return [Rendering(self.text(messages, conversation.tools), ())]
-        parts = [self._turn(conversation, i) for i in places]
-        learnt = [part for part, i in zip(parts, places, strict=True) if messages[i].learnt]
-        whole = parts[-1].text
-        if all(whole.startswith(part.text) for part in parts):
-            return [Rendering(whole, tuple(span for part in learnt for span in part.spans))]
-        self._say(
-            "the chat template rewrites earlier turns as a conversation goes on: each answer becomes an example of its own, with all before it as context"
-        )
-        return learnt
+        texts: list[Rendering] = []
+        for number, place in enumerate(places):
+            turn = self._turn(conversation, place)
+            before = texts.pop() if texts and turn.text.startswith(texts[-1].text) else Rendering("", ())
+            texts.append(Rendering(turn.text, before.spans + turn.spans, number))
+        if len(texts) > 1:
+            self._say("the chat template rewrites earlier turns as a conversation goes on: answers become examples of their own, with all before as context")
+        return texts
 
     def _turn(self, conversation: Conversation, place: int) -> Rendering:
         """The text up to and including one turn of the assistant, and where that turn stands in it."""
@@ -123,12 +128,23 @@ class Renderer:
         """Refuse a template that leaves out what should be learnt: it would train silence."""
         content = message.content.split(THOUGHTS_END)[-1].strip()
         calls = [call["function"]["name"] for call in (message.extra or {}).get("tool_calls", ()) if "function" in call]
+        thoughts = thoughts_of(message).strip()
+        if thoughts and thoughts not in said:
+            self._say("the chat template leaves out what the assistant thought: thoughts are not learnt")
         missing = next((part for part in (content, *calls) if part not in said), None)
         if missing is not None:
             subject = "calls of tools" if missing in calls else "what the assistant says"
             raise DataError(
                 f"the chat template leaves out {subject}", got=missing[:80], want="a template that writes it", fix="set data.chat_template to one that does"
             )
+
+    @cached_property
+    def _arguments(self) -> Arguments:
+        """How the template wants the arguments of calls."""
+        wanted = wanted_arguments(self._write)
+        if wanted == "text":
+            self._say("the chat template wants the arguments of calls of tools as JSON text")
+        return wanted
 
     @cached_property
     def _closing(self) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ class Encoder:
         return encoded[0]
 
     def answers(self, example: Conversation | Text) -> Iterator[Encoded]:
-        """Like ``supervised``; where the template rewrites earlier turns, an example for every answer."""
+        """Like ``supervised``; several where the template rewrites earlier turns, with every answer learnt in exactly one."""
         if isinstance(example, Text):
             ids = self._document(example)
             yield self._encoded(ids[: self.max_length], [(0, len(ids))], truncated=len(ids) > self.max_length)
@@ -130,7 +130,7 @@ class Encoder:
         for rendering in self._renderings(example):
             coded = self._code(rendering.text)
             spans = [_tokens_in(coded.offsets, span) for span in rendering.spans]
-            yield self._encoded(_array(coded.ids[: self.max_length]), spans, truncated=len(coded.ids) > self.max_length)
+            yield self._encoded(_array(coded.ids[: self.max_length]), spans, truncated=len(coded.ids) > self.max_length, answer=rendering.answer)
 
     def pieces(self, example: Conversation | Text) -> Iterator[Encoded]:
         """A document in pieces of at most ``max_length`` tokens, BOS and EOS as the tokenizer puts them around a text.
@@ -208,7 +208,7 @@ class Encoder:
         bos = self.tokenizer.bos_token_id
         return _array(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids)
 
-    def _encoded(self, ids: Ids, spans: Sequence[Span], *, truncated: bool) -> Encoded:
+    def _encoded(self, ids: Ids, spans: Sequence[Span], *, truncated: bool, answer: int = -1) -> Encoded:
         import numpy as np
 
         mask = np.zeros(len(ids), np.uint8)
@@ -216,7 +216,7 @@ class Encoder:
             mask[start:end] = 1
         mask[:1] = 0
         lost = sum(max(end - max(start, len(ids)), 0) for start, end in spans)
-        return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), truncated, lost)
+        return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), truncated, lost, answer)
 
 
 def _framings(example: Example) -> Iterator[tuple[str, ...]]:

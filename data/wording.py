@@ -9,16 +9,15 @@ from tunefleet.data.keys import exchanges
 from tunefleet.data.layout import Encoded
 
 
-def wording(example: Example, answer: int, encoded: Encoded, tokenizer: Any) -> dict[str, Any]:
+def wording(example: Example, encoded: Encoded, tokenizer: Any) -> dict[str, Any]:
     """``prompt`` and ``answer`` in words, always; with ``messages`` and ``tools`` (the turns before the answer) for what a chat template writes.
 
-    ``answer`` is the number of the answer that ``encoded`` holds, -1 the last. Where everything of a conversation or a document is learnt, all of it is the
-    answer.
+    Of a conversation it is the last answer that ``encoded`` holds. Where everything of a conversation or a document is learnt, all of it is the answer.
     """
     match example:
         case Conversation() if encoded.supervised < encoded.length - 1:
             learnt = exchanges(example)
-            before, said = learnt[answer] if learnt else (example.messages, "")
+            before, said = learnt[encoded.answer] if learnt else (example.messages, "")
             return _turns(tuple(before), said, example)
         case Conversation() | Text():
             return {"prompt": "", "answer": tokenizer.decode(encoded.columns["ids"].tolist(), skip_special_tokens=True)}
