@@ -13,7 +13,7 @@ import pytest
 from tiny_tokenizers import tiny_tokenizer
 
 from tunefleet.cluster.errors import StorageError
-from tunefleet.data import blockwork
+from tunefleet.data import blocks, blockwork
 from tunefleet.data.blocks import Sizes
 from tunefleet.data.layout import ANSWERS
 from tunefleet.data.prepare import Limits, prepare
@@ -127,19 +127,19 @@ def test_a_piece_that_was_altered_is_never_used(tmp_path, tokenizer, kind):
             prepare(data, ANSWERS, tokenizer, limits=LIMITS)
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path, tokenizer):
+def test_memory_does_not_grow_with_the_rows(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(blocks, "_CHUNK_BYTES", 50_000)
+
     def peak(rows: int) -> int:
         path = tmp_path / f"{rows}.jsonl"
-        path.write_text("".join(json.dumps({"prompt": f"{i} " * 200, "completion": f"It is {i}. " * 200}) + "\n" for i in range(rows)))
-        limits = Limits(Sizes(40_000, 80_000, 200_000), shard=200_000)
+        path.write_text("".join(json.dumps({"prompt": f"{i:05d} " * 200, "completion": f"It is {i:05d}. " * 100}) + "\n" for i in range(rows)))
+        data = settings(str(path), str(tmp_path / "shards"), max_length=8000)
         tracemalloc.start()
-        prepare(
-            settings(str(path), str(tmp_path / "shards"), max_length=8000), ANSWERS, tokenizer, limits=Limits(Sizes(40_000, 80_000, 200_000), shard=200_000)
-        )
+        prepare(data, ANSWERS, tokenizer, limits=Limits(Sizes(60_000, 60_000, 60_000), shard=150_000))
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
 
     peak(10)  # what is imported and kept once
-    few, many = peak(100), peak(800)
-    assert many - few < 700 * 600, "what is held of a row has grown past the facts"  # of 2.5 kB of text and 12 kB of tokens a row
+    few, many = peak(80), peak(300)
+    assert many - few < 220 * 2000, "more is held of a row than its facts"  # of 2.4 kB of text and 12 kB of tokens a row; a block has facts of 10 kB
