@@ -45,7 +45,8 @@ def _tags(run: RunFile, kind: str) -> list[str]:
 def _origin(run: RunFile, kind: str, base: str, step: int, fingerprint: str) -> str:
     made = {"adapter": "A LoRA adapter for", "merged": "A LoRA adapter merged into", "full": "All weights, trained from"}[kind]
     source = f"`{base}`" if run.model.init == "pretrained" else "random weights"
-    return f"{made} {source}, after {step} optimizer steps.\n\nBase model fingerprint: `{fingerprint}`"
+    began = f"\n\nIt began from `{run.model.began_as}`." if run.model.began_as else ""
+    return f"{made} {source}, after {step} optimizer steps.{began}\n\nBase model fingerprint: `{fingerprint}`"
 
 
 def _training(run: RunFile) -> str:

@@ -29,7 +29,10 @@ def chain(run: RunFile, seen: tuple[str, ...] = ()) -> tuple[list[Link], list[Re
     run = absolute(run)
     name = run.model.name_or_path or ""
     if not name.endswith((".yaml", ".yml")):
-        return [Link(run, run.model)], []
+        from tunefleet.trainers.origin import begun
+
+        run, known, problems = begun(run)
+        return [Link(run, known)], problems
     if name in seen:
         return [], [SettingsError("model.name_or_path: the runs stand on each other in a circle", got=" -> ".join((*seen, name)), fix="break the circle")]
     if not Path(name).is_file():
@@ -65,6 +68,7 @@ def absolute(run: RunFile) -> RunFile:
     model, data = run.model, run.data
     trained = f"{_path(run.output)}/{TOKENIZER}" if model.tokenizer.train_vocab_size else None
     tokenizer = model.tokenizer.model_copy(update={"name_or_path": _existing(model.tokenizer.name_or_path or trained)})
+    origin = _path(model.init_from) if model.init_from else None
     config = _existing(model.config) if isinstance(model.config, str) else model.config
     sources = {"train": [_placed(source) for source in data.train]}
     holdout = data.holdout if isinstance(data.holdout, float | int) else [_placed(source) for source in data.holdout]
@@ -72,7 +76,7 @@ def absolute(run: RunFile) -> RunFile:
     replay = data.replay and data.replay.model_copy(update={"store": _path(data.replay.store)})
     return run.model_copy(
         update={
-            "model": model.model_copy(update={"name_or_path": _existing(model.name_or_path), "tokenizer": tokenizer, "config": config}),
+            "model": model.model_copy(update={"name_or_path": _existing(model.name_or_path), "init_from": origin, "tokenizer": tokenizer, "config": config}),
             "data": data.model_copy(update={**sources, "holdout": holdout, "replay": replay, "store": _path(data.store), "chat_template": _existing(template)}),
             "output": _path(run.output),
         }

@@ -84,6 +84,7 @@ def export(run: RunFile, storage: Storage, manifest: Manifest, output: Path, *, 
             "checkpoint": manifest.digest,
             "layout": layout,
             "base": {"address": base, "revision": run.model.revision, "fingerprint": fingerprint},
+            "began_as": run.model.began_as,
             "checks": checks,
         }
         (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
@@ -91,6 +92,16 @@ def export(run: RunFile, storage: Storage, manifest: Manifest, output: Path, *, 
         card = model_card(run, kind=kind, base=base, step=manifest.step, fingerprint=fingerprint, evaluation=evaluation)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Exported(output, checks)
+
+
+def merge_folder(adapter: Path, output: Path) -> None:
+    """An adapter's folder merged into the base that it names, as a whole model folder with the adapter's tokenizer, or the base's."""
+    from tunefleet.trainers.generation import tokenizer_beside_adapter
+
+    model = load_exported(str(adapter))
+    with _replacing(output) as folder:
+        _write_weights(model, "merged", folder, "")
+        tokenizer_beside_adapter(str(adapter)).save_pretrained(folder)
 
 
 def _kind(run: RunFile, *, merge: bool) -> str:

@@ -85,7 +85,7 @@ class Generator:
     def _from_folder(self, source: str) -> tuple[Any, Any, Encoder | None]:
         origin = read_origin(source)
         if (Path(source).expanduser() / ADAPTER_CONFIG).is_file() and origin is None:
-            tokenizer = _tokenizer_beside_adapter(source)
+            tokenizer = tokenizer_beside_adapter(source)
         else:
             tokenizer = load_tokenizer(Model(name_or_path=source))
         answers = origin["layout"] == ANSWERS.name if origin else bool(tokenizer.chat_template)
@@ -133,7 +133,7 @@ def _encoder(tokenizer: Any, run: RunFile | None) -> Encoder:
     return Encoder(tokenizer, run.data.chat_template if run else None, max_length=1 << 30)
 
 
-def _tokenizer_beside_adapter(source: str) -> Any:
+def tokenizer_beside_adapter(source: str) -> Any:
     """The adapter's own tokenizer where it has one, else that of the base it names."""
     import json
 

@@ -21,6 +21,7 @@ from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, chain
 from tunefleet.trainers.console import RunConsole
 from tunefleet.trainers.ledger import Events, ledger
+from tunefleet.trainers.origin import lay_ready
 from tunefleet.trainers.output import Claim, Resume, claim, finished, output_problems
 from tunefleet.trainers.report.write import report_at_end
 from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
@@ -221,6 +222,9 @@ def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | 
     from tunefleet.trainers.vocabulary import load_tokenizer, vocabulary_problems
 
     run = held.run
+    if (lineage := lay_ready(run, held.storage)) is not None:
+        Events(held.storage).add("init_from", source=lineage["source"], began_as=lineage["began_as"])
+        console.say(f"begins from {lineage['began_as']}")
     make_tokenizer(run)
     decisions: list[str] = []
     tokenizer = load_tokenizer(run.model, run.data.chat_template, decisions=decisions)

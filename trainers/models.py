@@ -17,6 +17,7 @@ from tunefleet.cluster.errors import Refusal, RequestError, SettingsError
 from tunefleet.cluster.storage import hash_file
 from tunefleet.trainers.adapters import attach
 from tunefleet.trainers.hostmemory import freed_at_once
+from tunefleet.trainers.origin import adapter_to_go_on, fill_adapter
 from tunefleet.trainers.run import Lora, Model, RunFile
 from tunefleet.trainers.zero import effective_stage, partitioned_loading
 
@@ -60,6 +61,8 @@ def build(run: RunFile, world: World) -> Built:
             _recompute(model)
         if isinstance(run.peft, Lora):
             model = attach(model, run.peft, run.training.seed)
+            if (adapter := adapter_to_go_on(run)) is not None:
+                fill_adapter(model, adapter)
             decisions += _untouched_experts(model)
     return Built(model.train(), fingerprint, tuple(decisions))
 

@@ -19,7 +19,7 @@ from tunefleet.trainers.manifest import FOLDER, Manifest, brief, newest, newest_
 from tunefleet.trainers.recorded import code_of, recorded_run
 from tunefleet.trainers.resume import Differences, differences
 from tunefleet.trainers.run import RunFile
-from tunefleet.trainers.stage import BASE, DONE, EVENTS, METRICS, REPORT, RUN_FILE, TRACKERS, WORKERS, read_done
+from tunefleet.trainers.stage import BASE, DONE, EVENTS, INIT, METRICS, REPORT, RUN_FILE, TRACKERS, WORKERS, read_done
 
 Resume = bool | Literal["auto"]
 LEASE = "lease"
@@ -164,7 +164,7 @@ def _given_back(storage: Storage) -> Iterator[None]:
 
 def _clear(storage: Storage) -> None:
     """Remove what a run writes, and nothing else. The run file goes last: while it stands, what is left is known to be a run's."""
-    for folder in (FOLDER, "evaluation", EXPORT, MERGED, BASE, TOKENIZER, WORKERS, TRACKERS):
+    for folder in (FOLDER, "evaluation", EXPORT, MERGED, BASE, TOKENIZER, WORKERS, TRACKERS, INIT):
         storage.delete_tree(folder)
     for name in (METRICS, EVENTS, DONE, REPORT, RUN_FILE):
         storage.delete(name)

@@ -38,6 +38,11 @@ class Model(Settings):
         default=None, description="folder, hub id, or another run file (*.yaml): that run is done first, in the same session, and its export is the model"
     )
     revision: str | None = Field(default=None, description="revision on the hub")
+    init_from: str | None = Field(
+        default=None, description="a run's output, a checkpoint or an export to begin from, instead of name_or_path: LoRA goes on from LoRA, full from all"
+    )
+    began_as: str | None = Field(default=None, description="written by the run itself: what init_from meant, with its digest")
+    began_as_path: str | None = Field(default=None, description="written by the run itself: init_from as it was given")
     trust_remote_code: bool = Field(default=False, description="run code that the model's repository ships; off unless you have read it")
     init: Literal["pretrained", "random"] = Field(default="pretrained", description="pretrained weights, or random ones made from config")
     config: dict[str, Any] | str | None = Field(
@@ -50,7 +55,10 @@ class Model(Settings):
 
     @model_validator(mode="after")
     def _has_a_model(self) -> Model:
-        if self.init == "pretrained" and not self.name_or_path:
+        if self.init == "random" and self.init_from:
+            fix = "remove init, which brings random weights, or init_from"
+            raise refusal(SettingsError("two beginnings are given", got="init: random, and init_from", want="one of them", fix=fix))
+        if self.init == "pretrained" and not (self.name_or_path or self.init_from):
             want = "name_or_path: a folder, a hub id or a run file"
             raise refusal(
                 SettingsError("name_or_path is missing", got="init: pretrained", want=want, fix="set model.name_or_path, or init: random with a config")

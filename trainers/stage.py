@@ -18,6 +18,7 @@ METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
 DONE = "done.json"  # written last: nothing is left to do
 WORKERS = "workers"  # notes of the worker group: who started, what failed, stacks of what hung
+INIT = "init"  # what model.init_from meant, laid ready
 TRACKERS = "trackers"  # what each tracker was told, and its files
 REPORT = "report.html"  # made anew whenever the run ends, or when asked for
 BASE = "base"  # the random model that an adapter stands on, made at export
