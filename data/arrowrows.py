@@ -83,8 +83,9 @@ def _is_plain(kind: Any) -> bool:
     import pyarrow.types as types
 
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary)
-    numbers = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_temporal, types.is_null)
-    return any(fits(kind) for fits in (*texts, *numbers))
+    numbers = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
+    times = (types.is_date, types.is_time, types.is_timestamp, types.is_duration)
+    return any(fits(kind) for fits in (*texts, *numbers, *times))
 
 
 def _parsed(value: Any) -> Any:
