@@ -201,7 +201,7 @@ def make_stream(work: Work, world: World) -> Stream:
     training = work.run.training
     return Stream(
         feed_of(Store.open(work.store), work.run.data, training.step_size(), training.seed),
-        batching=work.run.data.batching,
+        kind="bucket" if work.run.data.batching == "auto" else work.run.data.batching,
         limits=training.limits(),
         rank=world.rank,
         ranks=world.size,

@@ -50,7 +50,7 @@ def ours(folder: Path, ids: np.ndarray, masks: np.ndarray) -> dict[str, Contesta
     split.verify()
     feed = feed_of(store, Data.model_validate({"train": [{"path": "none"}]}), StepSize(STEP, None), 0)
     order = feed.course
-    stream = Stream(feed, batching="bucket", limits=Limits(rows=BATCH), rank=0, ranks=1)
+    stream = Stream(feed, kind="bucket", limits=Limits(rows=BATCH), rank=0, ranks=1)
 
     def records(epoch: int) -> Iterator[int]:
         for start in range(0, split.rows, BATCH):

@@ -1,32 +1,31 @@
 """How the examples of one step are divided into micro-batches and over ranks. It changes only who computes what, never which examples a step has.
 
 A micro-batch costs what its padded rectangle costs: rows x (longest + longest^2 / A). The square is attention; A is the length at which it costs as much as
-everything else of a layer (six times the width of a transformer; a constant here, since the division must not depend on the model).
+everything else of a layer (six times the width of a transformer; a constant here, since the division must not depend on the model). A packed one has no
+rectangle: its rows lie end to end, each attends to itself, and so it costs the sum of what its rows cost.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from tunefleet.cluster.errors import SettingsError
-
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Ints = npt.NDArray[np.int64]
 
-Kind = Literal["bucket", "pad"]
-Batching = Literal["auto", "bucket", "pack", "pad"]
+Kind = Literal["bucket", "pack", "pad"]
 Division = list[list[list[int]]]
 ATTENTION_LENGTH = 8192
 
 
 class Limits(NamedTuple):
-    """The most that one micro-batch may hold: rows, and padded tokens. None is no limit. A row longer than ``tokens`` stands alone."""
+    """The most that one micro-batch may hold: rows, and tokens (with padding, where there is any). None is no limit. A longer row stands alone."""
 
     rows: int | None = None
     tokens: int | None = None
@@ -37,11 +36,19 @@ class Limits(NamedTuple):
         return by_tokens if self.rows is None else np.minimum(by_tokens, self.rows)
 
 
-def kind_of(batching: Batching) -> Kind:
-    """What a run file's ``data.batching`` comes to: auto is bucket. Raises SettingsError for pack."""
-    if batching == "pack":
-        raise SettingsError("data.batching: pack is not built yet", got=batching, want="auto, bucket or pad", fix="take bucket")
-    return "bucket" if batching == "auto" else batching
+def costliest(lengths: Ints, most_rows: int, *, kind: Kind, limits: Limits) -> Ints:
+    """Ids of rows that cost as much as any micro-batch of these rows can, in a step of at most so many rows; of a packed one less than a row more."""
+    counts = np.bincount(lengths)
+    sizes = np.flatnonzero(counts)
+    if kind == "pack":
+        order = np.argsort(-lengths, kind="stable")[: min(most_rows, limits.rows or len(lengths))]
+        before = np.cumsum(lengths[order]) - lengths[order]
+        return order if limits.tokens is None else order[before < limits.tokens]
+    not_longer = np.cumsum(counts[sizes])
+    rows = np.minimum(np.minimum(limits.most_rows(sizes), most_rows), not_longer)
+    worst = int(np.argmax(rows * row_cost(sizes)))
+    ids = np.flatnonzero(lengths <= sizes[worst])
+    return ids[np.argsort(-lengths[ids], kind="stable")[: rows[worst]]]
 
 
 def row_cost(lengths: Ints) -> Ints:
@@ -53,7 +60,8 @@ def divide(lengths: Sequence[int] | Ints, ranks: int, *, kind: Kind, rows: int |
     """Divide a step's examples over ranks: ``[rank][round]`` is a list of indices into ``lengths``, and every index stands in exactly one.
 
     Every rank gets equally many rounds, as few as the limits allow; a rank with nothing to do in the last one gets an empty list. ``bucket`` puts rows of
-    similar length together, and micro-batches of similar cost into one round; ``pad`` keeps the order of the set (round by round, rank by rank).
+    similar length together, and micro-batches of similar cost into one round; ``pack`` makes micro-batches of like cost out of rows of any length; ``pad``
+    keeps the order of the set (round by round, rank by rank).
     """
     assert (rows, tokens) != (None, None), "without a limit a micro-batch has no size"
     assert 0 not in (rows, tokens), "a micro-batch holds at least one row"
@@ -61,6 +69,8 @@ def divide(lengths: Sequence[int] | Ints, ranks: int, *, kind: Kind, rows: int |
     if kind == "pad":
         return _deal_in_order(_in_order(sizes, ranks, limits), ranks)
     order = np.argsort(-sizes, kind="stable")
+    if kind == "pack":
+        return _deal_by_cost([(order[rows], cost) for rows, cost in _packs(sizes[order], ranks, limits)], ranks)
     return _deal_by_cost([(order[a:b], cost) for a, b, cost in _buckets(sizes[order], ranks, limits)], ranks)
 
 
@@ -83,6 +93,37 @@ def _buckets(sizes: Ints, ranks: int, limits: Limits) -> Iterator[tuple[int, int
     while len(cuts) - 1 < wanted:
         cuts = _cut_costliest(cuts, unit)
     return ((a, b, int(unit[a]) * (b - a)) for a, b in pairwise(cuts))
+
+
+def _packs(sizes: Ints, ranks: int, limits: Limits) -> list[tuple[list[int], int]]:
+    """Micro-batches of rows that are sorted by length, longest first, each with its cost: as few as hold them, and as alike as greed makes them.
+
+    The next row goes to the cheapest micro-batch that has room. Where one finds none, there are too few.
+    """
+    room, places = limits.tokens or int(sizes.sum()), limits.rows or len(sizes)
+    kept = np.minimum(sizes, room)  # a row longer than the limit fills a micro-batch
+    count = _even_count(max(-(-int(kept.sum()) // room), -(-len(sizes) // places)), len(sizes), ranks)
+    while (found := _packed(kept.tolist(), row_cost(sizes).tolist(), count, room, places)) is None:
+        count = _even_count(count + 1, len(sizes), ranks)
+    return found
+
+
+def _packed(sizes: list[int], costs: list[int], count: int, room: int, places: int) -> list[tuple[list[int], int]] | None:
+    """The rows in ``count`` micro-batches of at most ``room`` tokens and ``places`` rows each; None where that is not found."""
+    heap = [(0, number, 0) for number in range(count)]  # cost, number, tokens
+    packs: list[list[int]] = [[] for _ in range(count)]
+    for row, (size, cost) in enumerate(zip(sizes, costs, strict=True)):
+        full = []
+        while heap and (heap[0][2] + size > room or len(packs[heap[0][1]]) >= places):
+            full.append(heapq.heappop(heap))
+        if not heap:
+            return None
+        done, number, tokens = heap[0]
+        packs[number].append(row)
+        heapq.heapreplace(heap, (done + cost, number, tokens + size))
+        for one in full:
+            heapq.heappush(heap, one)
+    return [(packs[number], done) for done, number, _ in heap]
 
 
 def _filled(most: Ints) -> list[int]:

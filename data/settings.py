@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
-from tunefleet.cluster.errors import SettingsError
-from tunefleet.cluster.settings import Settings, refusal
+from tunefleet.cluster.settings import Settings
 
 Policy = Literal["error", "drop", "keep"]
 Finding = Literal["off", "warn", "drop", "error"]
@@ -92,17 +91,10 @@ class Data(Settings):
     cache: Cache = Field(default=Cache(), description="what each node keeps of a remote store")
     max_length: PositiveInt = Field(default=1024, description="tokens per example; longer ones fall under quality.truncated, raw text is cut")
     batching: Literal["auto", "bucket", "pack", "pad"] = Field(
-        default="auto", description="how examples meet in a forward: bucket (similar lengths), pad (in order); auto takes bucket"
+        default="auto",
+        description="how examples meet in a forward: bucket (of like lengths), pack (end to end, no padding), pad (in order); auto: pack where it is faster",
     )
     chat_template: str | None = Field(
         default=None, description="a Jinja template or the path of one; null takes the tokenizer's, or a plain default (said once)"
     )
     quality: Quality = Field(default=Quality(), description="policies for rows")
-
-    @field_validator("batching")
-    @classmethod
-    def _pack_is_not_built(cls, value: str) -> str:
-        if value == "pack":
-            want = "bucket, which changes the same grouping, pad or auto"
-            raise refusal(SettingsError("pack is not built yet", got=value, want=want, fix="set data.batching to auto"))
-        return value

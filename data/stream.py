@@ -12,7 +12,7 @@ from tunefleet.data.ahead import ReadAhead
 from tunefleet.data.cursor import Cursor, Skipped, planned_step
 from tunefleet.data.feed import Feed
 from tunefleet.data.layout import Record
-from tunefleet.data.packing import Batching, Limits, divide, kind_of, row_cost
+from tunefleet.data.packing import Kind, Limits, costliest, divide
 from tunefleet.data.steps import StepRange
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The records of one micro-batch. ``real`` False: one that only keeps the ranks in step, and must weigh nothing."""
+    """The records of one micro-batch. ``real`` False: one that only keeps the ranks in step, and must weigh nothing. ``packed``: no padding is computed."""
 
     records: list[Record]
     real: bool
+    packed: bool = False
 
 
 class Stream:
@@ -40,13 +41,13 @@ class Stream:
         self,
         feed: Feed,
         *,
-        batching: Batching,
+        kind: Kind,
         limits: Limits,
         rank: int,
         ranks: int,
         skipped: Skipped = (),
     ) -> None:
-        self.rows, self.course, self.steps, self.kind, self.limits = feed.rows, feed.course, feed.steps, kind_of(batching), limits
+        self.rows, self.course, self.steps, self.kind, self.limits = feed.rows, feed.course, feed.steps, kind, limits
         self.rank, self.ranks, self.skipped = rank, ranks, skipped
         self._ahead = ReadAhead(self.rows.shards, self.rows.shard_rows, self.course, self.rows.window)
 
@@ -63,7 +64,7 @@ class Stream:
         lengths = self.rows.lengths[ids].astype(np.int64)
         division = divide(lengths, self.ranks, kind=self.kind, rows=self.limits.rows, tokens=self.limits.tokens)
         idle = [int(np.argmin(lengths))]  # the cheapest record of the step
-        return [Round(self.rows.records(ids[part or idle].tolist()), real=bool(part)) for part in division[self.rank]]
+        return [Round(self.rows.records(ids[part or idle].tolist()), real=bool(part), packed=self.kind == "pack") for part in division[self.rank]]
 
     def ids(self, step: int) -> Ids:
         """The examples of a step, over all ranks, in their order."""
@@ -85,14 +86,8 @@ class Stream:
 
     def costliest(self) -> list[Record]:
         """The costliest micro-batch that can occur in any step, for a dry run: what fits with it fits with all. Counts the rows by length; opens few shards."""
-        rows_of_length = np.bincount(self.rows.lengths)
-        lengths = np.flatnonzero(rows_of_length)
-        not_longer = np.cumsum(rows_of_length[lengths])
-        counts = np.minimum(np.minimum(self.limits.most_rows(lengths), self.steps.most_rows), not_longer)
-        worst = int(np.argmax(counts * row_cost(lengths)))
-        ids = np.flatnonzero(self.rows.lengths <= lengths[worst])
-        longest = np.argsort(-self.rows.lengths[ids].astype(np.int64), kind="stable")[: counts[worst]]
-        return self.rows.records(ids[longest].tolist())
+        found = costliest(self.rows.lengths.astype(np.int64), self.steps.most_rows, kind=self.kind, limits=self.limits)
+        return self.rows.records(found.tolist())
 
     def _range(self, step: int) -> StepRange:
         return self.steps.range(planned_step(step, self.skipped))

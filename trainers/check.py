@@ -20,6 +20,7 @@ from tunefleet.cluster.settings import Checked
 from tunefleet.trainers.run import METRICS, TRACKERS, Lora, Model, RunFile
 
 Checks = tuple[tuple[tuple[str, ...], Callable[["Subject"], Iterator[RequestError]]], ...]
+PACKED_PEFT = {"full", "lora"}  # prompt and prefix tuning ignore positions: rows that lie end to end would see each other
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "n_ctx")
 """What the configs of transformers call the longest sequence that a model can read."""
 
@@ -185,6 +186,29 @@ def _targets(subject: Subject) -> Iterator[RequestError]:
         yield from target_problems(subject.model, peft)
 
 
+def _packing(subject: Subject) -> Iterator[RequestError]:
+    """Packing for a model that mixes what lies end to end, or with virtual tokens in front of every row."""
+    run = subject.run
+    if run.data.batching != "pack" or _missing_model(subject.model) is not None:
+        return
+    from tunefleet.trainers.models import skeleton
+    from tunefleet.trainers.rowattention import obstacle
+    from tunefleet.trainers.scoring import not_packed
+
+    if run.peft.kind not in PACKED_PEFT:
+        want = f"peft.kind: {' or '.join(sorted(PACKED_PEFT))}"
+        yield SettingsError("data.batching: virtual tokens take no positions, so rows would be mixed", got=run.peft.kind, want=want, fix="set it to bucket")
+    try:
+        why = obstacle(skeleton(subject.model))
+    except SettingsError as error:
+        yield error
+        return
+    if run.model.attn_implementation not in ("auto", "sdpa", "eager"):
+        why = f"{run.model.attn_implementation} takes padded rows"
+    if why is not None:
+        yield not_packed(why)
+
+
 def _zero(subject: Subject) -> Iterator[RequestError]:
     from tunefleet.trainers.zero import compiler_problems, extra_problems, offload_problems
 
@@ -274,6 +298,7 @@ CHECKS: Checks = (
     *ROW_CHECKS,
     ((*SOURCE, "peft.kind", "peft.target_modules", "peft.modules_to_save"), _targets),
     (("training.train_batch_tokens", "data.max_length"), _step),
+    ((*SOURCE, "data.batching", "model.attn_implementation", "peft.kind"), _packing),
     (("zero", "training.optimizer"), _zero),
     (("training.max_steps", "training.warmup_steps"), _schedule),
     (("evaluation.metrics", "evaluation.early_stopping_metric", "evaluation.early_stopping_mode"), _metrics),

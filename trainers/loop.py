@@ -123,7 +123,7 @@ def train_loop(
             totals.append(total.detach())
             metrics.append({name: (value * r.real, count * r.real) for name, (value, count) in loss.metrics.items()})  # the same names on every rank
         stepped = engine.step(rate(state.step))
-        report = Report(state.step, rate(state.step), stepped, time.perf_counter() - began, computed_tokens(batches), weights, totals, metrics)
+        report = Report(state.step, rate(state.step), stepped, time.perf_counter() - began, computed_tokens(rounds, batches), weights, totals, metrics)
         state = State(state.step + 1, state.tokens + round(weights[USEFUL]), 0 if stepped.applied else state.nonfinite + 1)
         for watcher in watchers:
             watcher.watch(state, report)
@@ -152,6 +152,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def computed_tokens(batches: Sequence[Batch]) -> int:
-    """Tokens that this rank computed, padding and idle rounds included."""
-    return sum(batch["input_ids"].numel() for batch in batches)
+def computed_tokens(rounds: Sequence[Round], batches: Sequence[Batch]) -> int:
+    """Tokens that this rank computed: of packed rounds the real ones, of others with padding; idle rounds included."""
+    return sum(int(batch["attention_mask"].sum()) if r.packed else batch["input_ids"].numel() for r, batch in zip(rounds, batches, strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -17,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.trainers.objective import TokenScores
-from tunefleet.trainers.rowattention import NO_MASK, attend_by_row
+from tunefleet.trainers.rowattention import NO_MASK, attend_by_row, obstacle, ragged_kernel
 
 if TYPE_CHECKING:
+    from tunefleet.data.packing import Kind
     from tunefleet.trainers.objective import Batch
 
 CHUNK_LOGITS = 2**26  # logits held at once: 256 MB in fp32, and about four times that in the backward pass
@@ -59,18 +60,23 @@ class ScoringHead(nn.Module):
 
 
 class TokenScorer(nn.Module):
-    """A causal model, plain or wrapped by PEFT, as a Scorer. ``model`` keeps its parameter names below the prefix ``model.``."""
+    """A causal model, plain or wrapped by PEFT, as a Scorer. ``model`` keeps its parameter names below the prefix ``model.``.
 
-    def __init__(self, model: nn.Module, *, chunk_logits: int = CHUNK_LOGITS) -> None:
+    On a CPU padding is never computed where the model can do without; with ``pack`` nowhere. Raises SettingsError for a model that cannot be packed.
+    """
+
+    def __init__(self, model: nn.Module, *, pack: bool = False, chunk_logits: int = CHUNK_LOGITS) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.pack = model, pack
         causal = causal_model(model)
         scale, soft_cap = logit_transform(causal.config.get_text_config().to_dict())
         self.head = ScoringHead(output_layer(causal), scale=scale, soft_cap=soft_cap, chunk_logits=chunk_logits)
         known = inspect.signature(causal.base_model.forward).parameters
         wanted = ("input_ids", "attention_mask", "position_ids")
         self.inputs = tuple(name for name in wanted if name in known or any(p.kind is p.VAR_KEYWORD for p in known.values()))
-        self.by_row = "position_ids" in known and attend_by_row(causal)  # on a CPU padding is not computed
+        self.by_row = "position_ids" in known and attend_by_row(causal)
+        if pack and not self.by_row:
+            raise not_packed(obstacle(causal) or f"{type(causal).__name__} takes no positions")
 
     def token_scores(self, batch: Batch, *, correct: bool = False) -> TokenScores:
         """See Scorer."""
@@ -90,7 +96,7 @@ class TokenScorer(nn.Module):
             logp_N, hit_N = -nn.functional.cross_entropy(logits_ND, labels_BT[mask_BT], reduction="none"), logits_ND.argmax(-1) == labels_BT[mask_BT]
         else:
             real_BT = batch["attention_mask"] > 0
-            if self.by_row and labels_BT.device.type == "cpu":
+            if self.by_row and (self.pack or labels_BT.device.type == "cpu"):
                 given = {name: batch[name][real_BT][None] for name in ("input_ids", "position_ids")}
                 given |= {"attention_mask": NO_MASK, "row_lengths": real_BT.sum(1).tolist()}
                 hidden_ND = causal.base_model(**given, use_cache=False).last_hidden_state[0][mask_BT[real_BT]]
@@ -100,6 +106,27 @@ class TokenScorer(nn.Module):
             logp_N, hit_N = self.head(hidden_ND, labels_BT[mask_BT])
         logp_BT = logp_N.new_zeros(labels_BT.shape).masked_scatter(mask_BT, logp_N)
         return TokenScores(logp_BT, torch.zeros_like(mask_BT).masked_scatter(mask_BT, hit_N) if correct else None)
+
+
+def batching_kind(batching: Literal["auto", "bucket", "pack", "pad"], model: nn.Module, device: torch.device) -> tuple[Kind, list[str]]:
+    """What ``data.batching`` comes to for this model here, and what is to be said of it.
+
+    Where rows are computed end to end anyway (a CPU), or by one kernel (a GPU in bf16), packing is the faster division: no rank waits for the other's longer
+    rows. Elsewhere padded rows of like lengths are.
+    """
+    if batching != "auto":
+        return batching, []
+    causal = causal_model(model)
+    why = obstacle(causal)
+    if why is None and (device.type == "cpu" or ragged_kernel(device, causal.dtype)):
+        return "pack", []
+    return "bucket", [f"data.batching: bucket, since {why or 'there is no kernel for ragged rows here'}"]
+
+
+def not_packed(why: str) -> SettingsError:
+    """The refusal of a model that mixes what lies end to end."""
+    want = "a model whose layers are attention through transformers' interface, with attn_implementation auto, sdpa or eager"
+    return SettingsError("data.batching: this model's rows cannot be packed", got=why, want=want, fix="set data.batching to bucket or auto")
 
 
 def causal_model(model: nn.Module) -> Any:

@@ -28,6 +28,7 @@ from tunefleet.trainers.watchers import CheckpointWatch, EvaluateWatch, FiniteGu
 
 if TYPE_CHECKING:
     from tunefleet.cluster.world import World
+    from tunefleet.data.packing import Kind
     from tunefleet.data.stream import Stream
     from tunefleet.trainers.checkpoint import Manifest, Saving
     from tunefleet.trainers.engine import Engine
@@ -154,7 +155,7 @@ class Worker:
         from tunefleet.trainers.checkpoint import load_optimizer, load_weights
         from tunefleet.trainers.engine import Engine
         from tunefleet.trainers.models import build
-        from tunefleet.trainers.scoring import TokenScorer, verify
+        from tunefleet.trainers.scoring import TokenScorer, batching_kind, verify
         from tunefleet.trainers.zero import prepare_optimizer
 
         objective = make_objective(self.run.objective, self.stage.pad_id)
@@ -162,15 +163,16 @@ class Worker:
         if manifest is not None:
             load_weights(self.storage, manifest, built.model)
         prepare_optimizer(self.run, lambda text: self.events.decisions([text]))
-        engine = Engine(scorer := TokenScorer(built.model.to(self.world.device)), self.run, self.world)
+        kind, why = batching_kind(self.run.data.batching, built.model, self.world.device)
+        engine = Engine(scorer := TokenScorer(built.model.to(self.world.device), pack=kind == "pack"), self.run, self.world)
         verify(scorer, to_device(objective.collate(objective.sample_records()), self.world.device))
         if manifest is not None:
             load_optimizer(self.storage, manifest, engine)
         heartbeat.beat()
-        self.events.decisions((*built.decisions, *engine.decisions))
-        return Parts(objective, engine, self._stream(), built.base_fingerprint)
+        self.events.decisions((*built.decisions, *why, *engine.decisions))
+        return Parts(objective, engine, self._stream(kind), built.base_fingerprint)
 
-    def _stream(self) -> Stream:
+    def _stream(self, kind: Kind) -> Stream:
         from tunefleet.data.feed import feed_of
         from tunefleet.data.stream import Stream
 
@@ -178,7 +180,7 @@ class Worker:
         feed = feed_of(self.store, self.run.data, training.step_size(), training.seed)
         return Stream(
             feed,
-            batching=self.run.data.batching,
+            kind=kind,
             limits=training.limits(),
             rank=self.world.rank,
             ranks=self.world.size,

@@ -76,14 +76,14 @@ def test_a_killed_rank_changes_no_number(whole: RunFile, tmp_path: Path) -> None
     assert read_results(open_storage(run.output))[-1]["tuned"] == read_results(open_storage(whole.output))[-1]["tuned"]
 
 
-@pytest.mark.parametrize("changes", [{"workers": 1}, {"workers": 3}, {"stage": 3}, {"micro": 7}, {"batching": "pad"}], ids=str)
+@pytest.mark.parametrize("changes", [{"workers": 1}, {"workers": 3}, {"stage": 3}, {"micro": 7}, {"batching": "pad"}, {"batching": "bucket"}], ids=str)
 def test_the_split_of_the_work_moves_no_loss(whole: RunFile, tmp_path: Path, changes: dict[str, Any]) -> None:
     run = small_run(
         tmp_path,
         scaling={"num_workers": changes.get("workers", 2)},
         zero={"stage": changes.get("stage", 2)},
         training={"micro_batch_size": changes.get("micro", 2)},
-        data={"batching": changes.get("batching", "bucket")},
+        data={"batching": changes.get("batching", "pack")},
         evaluation={"every_steps": None},
         export={"at_end": False},
     )

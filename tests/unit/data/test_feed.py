@@ -35,7 +35,7 @@ def test_replayed_rows_are_a_share_of_every_step_and_hold_their_own_tokens(tmp_p
     assert isinstance(feed.course, Mixture)
     assert [(share.name, share.ids, share.quota) for share in feed.shares] == [("train", range(30), 30), ("replay", range(30, 70), 10)]
     assert feed.rows.fingerprint not in (store.fingerprint, earlier.fingerprint)
-    stream = Stream(feed, batching="bucket", limits=Limits(rows=4), rank=0, ranks=1)
+    stream = Stream(feed, kind="bucket", limits=Limits(rows=4), rank=0, ranks=1)
     seen = []
     for step in range(4 * stream.steps_per_epoch):
         records = [record for r in stream.take(step) for record in r.records]

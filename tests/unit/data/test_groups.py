@@ -73,7 +73,7 @@ def test_every_format_is_read_streamed_and_shown(tmp_path, kind):
     for split in (train, held):
         for record in split.records(range(split.rows)):
             assert split.lengths[record.id] == sum(len(part.ids) for part in sequences(record.columns))
-    stream = Stream(feed_of(store, data, StepSize(8, None), 0), batching="auto", limits=Limits(rows=4), rank=0, ranks=1)
+    stream = Stream(feed_of(store, data, StepSize(8, None), 0), kind="pack", limits=Limits(rows=4), rank=0, ranks=1)
     seen = sorted(record.id for step in range(stream.steps_per_epoch) for part in stream.take(step) for record in part.records)
     assert seen == list(range(train.rows))
     assert len(preview(data, layout, tiny_tokenizer(), 3, colour=False)) == 3

@@ -35,7 +35,7 @@ def split_of(remote: Remote, folder: Path, limit: int | None = None):
 
 def stream_of(split, rank: int = 0, ranks: int = 1) -> Stream:
     feed = Feed(split, Order(split.shard_rows, 0, split.window), ByExamples(split.rows, 4), ())
-    return Stream(feed, batching="bucket", limits=Limits(rows=2), rank=rank, ranks=ranks)
+    return Stream(feed, kind="bucket", limits=Limits(rows=2), rank=rank, ranks=ranks)
 
 
 def shard_reads(remote: Remote) -> list[int]:

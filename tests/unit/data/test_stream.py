@@ -48,7 +48,7 @@ def choices_of(chance: random.Random, sources: int) -> dict:
         "weights": [1.0 if plain else chance.choice([0.1, 0.5, 1.0, 1.7, 3.0]) for _ in range(sources)],
         "mixture": {"temperature": 1.0 if plain else chance.choice([0.5, 1.0, 2.0, None])},
         "limits": Limits(chance.randint(1, 8), None) if by_rows else Limits(None, chance.randint(1, 200)),
-        "batching": chance.choice(["auto", "bucket", "pad"]),
+        "kind": chance.choice(["bucket", "pack", "pad"]),
     }
 
 
@@ -99,8 +99,9 @@ def test_no_micro_batch_costs_more_than_the_one_of_the_dry_run(store_of, number)
         choices = choices_of(chance, len(store.split("train").sources))
         (reader,) = streams(store, 1, **choices)
 
-        def cost(records):
-            return len(records) * int(row_cost(np.asarray([len(r.columns["ids"]) for r in records])).max())
+        def cost(records, choices=choices):
+            costs = row_cost(np.asarray([len(r.columns["ids"]) for r in records]))
+            return int(costs.sum()) if choices["kind"] == "pack" else len(records) * int(costs.max())
 
         bound = cost(reader.costliest())
         assert all(cost(r.records) <= bound for step in range(2 * reader.steps_per_epoch) for r in reader.take(step))
@@ -108,19 +109,19 @@ def test_no_micro_batch_costs_more_than_the_one_of_the_dry_run(store_of, number)
 
 def test_the_dry_run_takes_the_longest_rows_where_rows_are_limited(store_of):
     store = store_of(3)
-    (reader,) = streams(store, 1, examples=16, batching="bucket", limits=Limits(rows=4))
+    (reader,) = streams(store, 1, examples=16, kind="bucket", limits=Limits(rows=4))
     assert sorted(len(r.columns["ids"]) for r in reader.costliest()) == sorted(store.split("train").lengths.tolist())[-4:]
 
 
 def test_a_rank_without_work_gets_the_shortest_record_and_it_is_not_real(tmp_path):
-    readers = streams(make_store(tmp_path, [9, 4, 7]), 5, examples=3, batching="bucket", limits=Limits(rows=8))
+    readers = streams(make_store(tmp_path, [9, 4, 7]), 5, examples=3, kind="bucket", limits=Limits(rows=8))
     rounds = [reader.take(0)[0] for reader in readers]
     assert [r.real for r in rounds].count(True) == 3
     assert {tuple(record.id for record in r.records) for r in rounds if not r.real} == {(1,)}
 
 
 def test_skipped_steps_are_never_read_and_all_others_are(store_of):
-    choices = {"examples": 3, "batching": "auto", "limits": Limits(rows=8)}
+    choices = {"examples": 3, "kind": "bucket", "limits": Limits(rows=8)}
     (plain,), (skipping,) = streams(store_of(2), 1, **choices), streams(store_of(2), 1, **choices, skipped=((1, 3), (6, 7)))
     wanted = [step for step in range(12) if step not in (1, 2, 6)]
     assert [skipping.digest(step) for step in range(len(wanted))] == [plain.digest(step) for step in wanted]
@@ -129,5 +130,5 @@ def test_skipped_steps_are_never_read_and_all_others_are(store_of):
 
 
 def test_the_epoch_grows_by_the_share_of_rows_that_are_read(tmp_path):
-    (reader,) = streams(make_store(tmp_path, [5] * 10), 1, examples=4, batching="auto", limits=Limits(rows=8))
+    (reader,) = streams(make_store(tmp_path, [5] * 10), 1, examples=4, kind="pack", limits=Limits(rows=8))
     assert [reader.epoch(step) for step in range(5)] == [0, 0.4, 0.8, 1, 1.4]

@@ -202,3 +202,11 @@ def test_what_can_be_known_before_the_base_run_is_asked_of_the_base(place):
 def test_a_store_to_replay_that_is_none_and_a_step_smaller_than_an_example_are_refused(place):
     wrong = a_run(data={"replay": {"store": "nowhere", "ratio": 0.1}}, training={"train_batch_tokens": 5})
     assert sorted(what.partition(":")[0] for what in whats(wrong)) == ["data.replay.store", "training.train_batch_tokens"]
+
+
+@pytest.mark.parametrize("family", [{"model_type": "mamba"}, {"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, {"model_type": "qwen3_next"}])
+def test_rows_are_not_packed_for_a_model_that_carries_a_state_along(place, family):
+    config = {**family, "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
+    wrong = a_run(model={"init": "random", "config": config, "tokenizer": {"name_or_path": "models/small"}}, data={"batching": "pack"})
+    assert "data.batching: this model's rows cannot be packed" in whats(wrong)
+    assert whats(a_run(data={"batching": "pack"})) == []

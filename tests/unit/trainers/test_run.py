@@ -67,7 +67,6 @@ def test_every_key_has_a_description():
         ({"training.micro_batch_size": "1", "training.micro_batch_tokens": "9"}, "training: two bounds of a forward"),
         ({"model.name_or_path": "null"}, "model: name_or_path is missing"),
         ({"model.init": "random", "model.name_or_path": "null"}, "model: config is missing"),
-        ({"data.batching": "pack"}, "data.batching: pack is not built yet"),
         ({"data.train.0.weight": "0"}, "data.train.0.weight"),
         ({"data.mixture.temperature": "0"}, "data.mixture.temperature"),
         ({"data.replay": "{store: shards/old, ratio: 1}"}, "data.replay.ratio"),
