@@ -48,7 +48,7 @@ def read_epochs(address: str, folder: str, rank: int) -> list[list[int]]:
 
 def test_four_ranks_of_a_node_fetch_each_file_once_and_another_run_none(s3_proxy, address, tmp_path):
     folder = str(tmp_path / "cache")
-    with mp.get_context("forkserver").Pool(RANKS) as pool:
+    with mp.get_context("spawn").Pool(RANKS) as pool:
         found = pool.starmap(read_epochs, [(address, folder, rank) for rank in range(RANKS)])
     for epoch in range(2):
         assert sorted(row for ids in found for row in ids[epoch]) == list(range(len(LENGTHS)))

@@ -241,14 +241,14 @@ def test_marks_and_carriage_returns_change_no_line_number(tmp_path, name, head):
 
 
 def test_an_own_kind_of_source_is_one_module(tmp_path, monkeypatch):
-    (tmp_path / "mylab").mkdir()
-    (tmp_path / "mylab" / "trec.py").write_text(
+    (tmp_path / "ownlab").mkdir()
+    (tmp_path / "ownlab" / "trec.py").write_text(
         "from typing import ClassVar, Literal\n"
         "from tunefleet.cluster.settings import Settings\n"
         "from tunefleet.data.files import find_files, open_text\n"
         "class Trec:\n"
         "    class Config(Settings):\n"
-        "        kind: Literal['mylab.trec'] = 'mylab.trec'\n"
+        "        kind: Literal['ownlab.trec'] = 'ownlab.trec'\n"
         "    suffixes: ClassVar = ()\n"
         "    def __init__(self, config): self.config = config\n"
         "    def addresses(self, source): return find_files(source.path, ('.label',))\n"
@@ -260,6 +260,6 @@ def test_an_own_kind_of_source_is_one_module(tmp_path, monkeypatch):
     )
     (tmp_path / "train.label").write_text("NUM:dist How far is it?\nLOC:city Which one?\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert read(tmp_path / "train.label", kind="mylab.trec")[1] == {"text": "Which one?", "label": "LOC:city"}
+    assert read(tmp_path / "train.label", kind="ownlab.trec")[1] == {"text": "Which one?", "label": "LOC:city"}
     with pytest.raises(SettingsError, match="unknown kind in sources"):
         source_files(Source(path=str(tmp_path / "train.label"), kind="parqet"))
