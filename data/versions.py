@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tunefleet.cluster.errors import DataError
 from tunefleet.cluster.storage import Storage
 from tunefleet.data.columnfile import Values, open_columns, to_bytes
 from tunefleet.data.facts import Facts, Flag
 from tunefleet.data.layout import Column
-from tunefleet.data.shards import File, Index
+from tunefleet.data.shards import INDEX, File, Index
+from tunefleet.data.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,3 +112,42 @@ def where(index: Index, rows: Rows, places: Sequence[int]) -> list[str]:
     sources = index.meta["sources"]
     columns = rows.columns
     return [f"{sources[columns['part'][place]]['files'][columns['file'][place]]}:{columns['line'][place]}" for place in places]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A prepared version in a folder of stores. ``made_s``: when, by the storage's clock, seconds since 1970. ``bytes`` of its shards."""
+
+    fingerprint: str
+    version: str
+    made_s: float
+    bytes: int
+    index: Index
+
+
+def listed(stores: Storage) -> list[Listed]:
+    """Every store in a folder of stores, the oldest first."""
+    names = [name for name in stores.list() if name.count("/") == 1 and name.endswith(f"/{INDEX}")]
+    found = []
+    for name in names:
+        home = stores.sub(name.partition("/")[0])
+        index = Store.open(home.address).index
+        if "version" in index.meta:
+            size = sum(shard.bytes for split in index.splits.values() for shard in split.shards)
+            found.append(Listed(index.fingerprint, index.meta["version"], home.modified(INDEX), size, index))
+    return sorted(found, key=lambda one: (one.made_s, one.fingerprint))
+
+
+def found_version(stores: Storage, name: str) -> Listed:
+    """The store whose version or fingerprint begins with ``name``; of a version that was prepared several times the newest.
+
+    Raises DataError, with those that there are, when it is none of them or begins several versions.
+    """
+    known = listed(stores)
+    fitting = [one for one in known if one.version.startswith(name) or one.fingerprint.startswith(name)]
+    if len({one.version for one in fitting}) == 1:
+        return fitting[-1]
+    have = ", ".join(dict.fromkeys(one.version for one in fitting or known)) or "none"
+    raise DataError(
+        f"{name}: {'begins several versions' if fitting else 'no such version'}", got=name, want=f"one of {have}", fix=f"tunefleet data list {stores.address}"
+    )

@@ -28,10 +28,15 @@ class Option:
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb takes. ``subject`` is its one positional argument; ``keys`` says whether settings of the run file may be given too."""
+    """What a verb takes. ``subject`` is its first positional argument, ``more`` those behind it (any number, in ``options.more``).
+
+    ``keys`` says whether settings of the run file may be given too.
+    """
 
     subject: str = ""
     subject_help: str = ""
+    more: str = ""
+    more_help: str = ""
     options: tuple[Option, ...] = ()
     keys: bool = False
 
@@ -56,7 +61,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 def parser_of(name: str, verb: Verb, about: str, epilog: str = "") -> argparse.ArgumentParser:
     """The argparse parser of a verb, for what ``split`` leaves over."""
-    usage = " ".join(["tunefleet", name, verb.subject, "[key=value ...] [--key value ...]" if verb.keys else "", "[options]"])
+    usage = " ".join(["tunefleet", name, verb.subject, verb.more, "[key=value ...] [--key value ...]" if verb.keys else "", "[options]"])
     parser = argparse.ArgumentParser(
         prog=f"tunefleet {name}",
         usage=" ".join(usage.split()),
@@ -67,6 +72,8 @@ def parser_of(name: str, verb: Verb, about: str, epilog: str = "") -> argparse.A
     )
     if verb.subject:
         parser.add_argument("subject", metavar=verb.subject, help=verb.subject_help)
+    if verb.more:
+        parser.add_argument("more", metavar=verb.more, nargs="*", help=verb.more_help)
     for option in (*verb.options, DEBUG):
         how: dict[str, Any] = {"help": option.help, "default": option.default}
         if not option.metavar:
