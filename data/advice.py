@@ -10,7 +10,7 @@ from tunefleet.data.gate import MEANING, Finding, Verdict
 from tunefleet.data.summary import SourceSummary
 
 Tone = Literal["bad", "warn", "plain"]
-TODO = {  # the gravest first
+TODO = {
     "leakage": "Held-out figures would be too good: set data.quality.leakage to drop, or take the rows out of one side.",
     "unsupervised": "Nothing can be learnt from them: mend them, or raise data.max_length where the prompt alone fills it.",
     "near_leakage": "Held-out figures are likely too good: look at the cases, and set data.quality.near_leakage to drop where they are the same task.",
@@ -23,50 +23,62 @@ TODO = {  # the gravest first
     "near_duplicates": "Look at the largest groups: a template that was filled in many times weighs more than it should. drop keeps the earliest of each.",
     "duplicate_ids": "Two rows go by one name: whoever joins results by id mixes them up.",
 }
+GRAVITY = {"leakage": 100.0, "near_leakage": 10.0, "contradictions": 10.0, "label_spellings": 10.0, "unsupervised": 5.0, "empty_turns": 5.0, "invalid": 3.0}
+"""How much a share of such rows weighs against a share of others (1)."""
+MUCH = 0.01  # a share of rows that are dropped which is worth a look
+PIECES = 50
 IMBALANCE = 0.05
 SPARSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One thing to act on."""
+    """One thing to act on; of those of one tone the heaviest comes first."""
 
     tone: Tone
     said: str
     todo: str
+    weight: float = 0.0
 
 
 def advise(verdict: Verdict, sources: Sequence[SourceSummary], max_length: int) -> list[Advice]:
     """What to act on, the gravest first; empty when there is nothing."""
-    found = {finding.kind: finding for finding in verdict.findings if finding.count}
-    ranked = [_finding(found[kind], len(verdict.keep)) for kind in TODO if kind in found]
-    cut = _cut(sources, found.get("truncated"), max_length)
-    shape = [advice for source in sources for advice in (_labels(source), _sparse(source))]
-    all_of = [advice for advice in (*ranked, cut, *shape, _roomy(sources, max_length)) if advice]
-    return sorted(all_of, key=lambda advice: ("bad", "warn", "plain").index(advice.tone))
+    found = [finding for finding in verdict.findings if finding.count]
+    cut = next((_cut(sources, finding, max_length) for finding in found if finding.kind == "truncated"), None)
+    shape = [advice for source in sources for advice in (_labels(source), _sparse(source), _one_document(source, max_length))]
+    all_of = [*(_finding(finding, len(verdict.keep)) for finding in found if finding.kind in TODO), cut, *shape, _roomy(sources, max_length)]
+    return sorted((advice for advice in all_of if advice), key=lambda advice: (("bad", "warn", "plain").index(advice.tone), -advice.weight))
 
 
 def _finding(finding: Finding, rows: int) -> Advice:
     done = {"drop": "They are dropped.", "error": "The policy is error: nothing was prepared."}.get(finding.policy, "They stay.")
-    tone: Tone = "bad" if finding.policy == "error" else "plain" if finding.policy == "drop" else "warn"
-    todo = done if finding.policy == "drop" else f"{done} {TODO[finding.kind]}"
-    return Advice(tone, f"{_many(finding.count, 'row')} of {rows:,} ({percent(finding.count / rows)}) {MEANING[finding.kind]}.", todo)
+    share = finding.count / rows
+    tone: Tone = "bad" if finding.policy == "error" else "plain" if finding.policy == "drop" and share < MUCH else "warn"
+    said = f"Rows that {MEANING[finding.kind]}: {finding.count:,} of {rows:,} ({percent(share)})."
+    return Advice(tone, said, done if tone == "plain" else f"{done} {TODO[finding.kind]}", share * GRAVITY.get(finding.kind, 1.0))
 
 
-def _cut(sources: Sequence[SourceSummary], finding: Finding | None, max_length: int) -> Advice | None:
-    if finding is None:
-        return None
+def _cut(sources: Sequence[SourceSummary], finding: Finding, max_length: int) -> Advice:
     lost, learnt = sum(s.lost for s in sources), sum(s.supervised for s in sources)
     share = lost / max(lost + learnt, 1)
-    said = f"{_many(finding.count, 'row')} {'is' if finding.count == 1 else 'are'} longer than data.max_length ({max_length:,} tokens)"
-    if finding.policy != "keep":
-        return Advice("bad" if finding.policy == "error" else "plain", f"{said}.", "They are dropped." if finding.policy == "drop" else "The policy is error.")
-    said += f": {percent(share)} of what should be learnt is cut off." if lost else ", and lose nothing that is learnt."
+    said = f"Rows that are longer than data.max_length ({max_length:,} tokens): {finding.count:,}"
     needed = [s.lengths.needed for s in sources if s.lengths]
+    if finding.policy != "keep" or not needed:
+        return Advice("bad" if finding.policy == "error" else "plain", f"{said}.", "The policy is error." if finding.policy == "error" else "They are dropped.")
+    said += f". {percent(share)} of what should be learnt is cut off." if lost else ". Nothing that is learnt is cut off."
     to_do = (
         f"data.max_length {max(n[2] for n in needed):,} would hold what is learnt of 99% of the rows of each source, {max(n[3] for n in needed):,} all of it."
     )
-    return Advice("warn" if share > 0.005 else "plain", said, to_do if lost else "Raise data.max_length where the end of the prompt matters.")
+    return Advice("warn" if share > 0.005 else "plain", said, to_do if lost else "Raise data.max_length where the end of a text matters.", share)
+
+
+def _one_document(source: SourceSummary, max_length: int) -> Advice | None:
+    """Text that was cut in so many pieces that it was hardly meant as one document."""
+    longest = source.lengths.longest if source.lengths else 0
+    if longest < PIECES * max_length or source.whole < source.kept:
+        return None
+    said = f"{source.name}: one document has {longest:,} tokens, and is cut into some {longest // max_length:,} examples."
+    return Advice("warn", said, "If it holds several, set the source's separator. Its held-out pieces stand right beside those that are trained on.", 0.1)
 
 
 def _labels(source: SourceSummary) -> Advice | None:

@@ -109,7 +109,7 @@ def as_page(report: Report) -> str:
 def _verdict(report: Report) -> Markup:
     rows, kept = len(report.judged.keep), int(report.judged.keep.sum())
     grave = [advice for advice in report.advice if advice.tone != "plain"]
-    refused = any(advice.tone == "bad" for advice in report.advice)
+    refused = report.judged.refuses
     if not grave:
         return verdict(f"{'All' if kept == rows else f'{kept:,} of'} {rows:,} rows stay, and nothing has to be mended.", tone="good")
     said = "Nothing was prepared: the rows break a policy." if refused else f"{kept:,} of {rows:,} rows stay; {_things(len(grave))} to look at."

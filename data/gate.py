@@ -169,6 +169,7 @@ class _Judging:
         stay = self.keep & self.readable
         self.note("unsupervised", stay & self.facts.has(Flag.UNSUPERVISED))
         self.note("truncated", stay & self.facts.has(Flag.TRUNCATED))
+        stay = self.keep & self.readable
         self.note("roles_out_of_order", stay & self.facts.has(Flag.ROLES))
         self.note("empty_turns", stay & self.facts.has(Flag.BLANK))
         self._spellings(stay)

@@ -213,11 +213,15 @@ class _Preparing:
             decisions = list(dict.fromkeys([*said, *(text for one in done for piece in one.pieces for text in piece.decisions)]))
             masked = any(column.name.endswith("supervised") for column in self.layout.columns)
             report = make_report(facts, verdict, readings, max_length=self.data.max_length, masked=masked, decisions=decisions)
+            refused = self.stores.sub(REFUSED).sub(mark[:16])
             if verdict.refuses:
-                shown = self.stores.sub(REFUSED).sub(mark[:16])
-                write_report(shown, report)
-                verdict.refuse(f"{shown.address}/{REPORT}")
-            making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, report, workers)
+                write_report(refused, report)
+                verdict.refuse(f"{refused.address}/{REPORT}")
+            try:
+                making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, report, workers)
+            except DataError:  # a side is left without rows: the report says why
+                write_report(refused, report)
+                raise
         return sum(not one.made for one in done)
 
     def _task(self, work: Work, reading: Reading, block: Block) -> Task:

@@ -71,7 +71,7 @@ def test_what_to_do_comes_first_and_the_rows_stand_beside_each_other(tmp_path, t
     prepared = store(tmp_path, tokenizer, [*asks(40), *asks(3), {**asks(1)[0], "completion": "It is four."}])
     page = page_of(prepared)
     assert page.text.index("What to do") < page.text.index("What was looked for") < page.text.index("Rows to look at")
-    assert "3 rows of 44 (6.8%) equal an earlier one." in page.text
+    assert "Rows that equal an earlier one: 3 of 44 (6.8%)." in page.text
     report = json.loads(Path(prepared.report).with_suffix(".json").read_text())
     (case,) = next(finding for finding in report["findings"] if finding["kind"] == "contradictions")["cases"]
     assert case["other"].endswith("rows.jsonl:1")

@@ -159,12 +159,12 @@ def test_no_holdout_is_no_split(data, tokenizer):
     assert prepared.counts["holdout"] == 0
 
 
-def test_an_empty_side_is_an_error_and_leaves_nothing(data, tokenizer, tmp_path):
+def test_an_empty_side_is_an_error_and_leaves_a_report_and_no_store(data, tokenizer, tmp_path):
     with pytest.raises(DataError, match="no row is held out"):
         prepare(data(holdout=1e-9), ANSWERS, tokenizer)
     with pytest.raises(DataError, match="no row is left to train on"):
         prepare(data(holdout=0.999999), ANSWERS, tokenizer)
-    assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == ["blocks", "scans"]
+    assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == ["blocks", "refused", "scans"]
 
 
 def test_rows_without_anything_to_learn_follow_their_policy(data, tokenizer, tmp_path):
