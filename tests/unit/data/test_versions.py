@@ -40,8 +40,9 @@ def test_a_version_has_no_order_and_knows_which_rows_are_held_out(content, seed)
     held = np.arange(len(content)) % 3 == 0
     order = np.random.default_rng(seed).permutation(len(content))
     assert version_of(content, held) == version_of(content[order], held[order])
-    if len(content):
+    if len(set(content.tolist())) == len(content) > 0:
         assert version_of(content, held) != version_of(content, ~held)
+    if len(content):
         assert version_of(content, held) != version_of(np.append(content, content[:1]), np.append(held, held[:1]))
 
 
