@@ -76,7 +76,7 @@ th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-weight: 500; font-size: .8125rem; border-bottom-color: var(--rule); vertical-align: bottom; }
 tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; overflow-wrap: normal; } .number:has(.aside) { white-space: normal; }
-.aside { color: var(--soft); font-weight: 400; white-space: nowrap; } th .aside { display: block; font-size: .8125rem; }
+.aside { color: var(--soft); font-weight: 400; white-space: nowrap; } td .aside { font-size: .8438rem; }
 tbody tr:last-child > * { border-bottom-color: var(--rule); }
 td.good, td.bad, td.warn { color: var(--tone); font-weight: 560; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 2.5rem; margin: 0; font-size: .9063rem; }
@@ -127,7 +127,7 @@ svg .guide { stroke: var(--faint); stroke-width: 1; }
 .parts { margin: .7rem 0 0; }
 .parts th svg { width: 12px; height: 12px; margin-right: .6rem; vertical-align: -1px; } .parts tbody th { font-weight: 400; }
 @media (max-width: 34rem) {
-  th, td { padding-right: .65rem; } .facts > div { grid-template-columns: 2fr 3fr; } .plot { --axis: 2.9rem; }
+  th, td { padding-right: .65rem; } .number .aside { white-space: normal; } .facts > div { grid-template-columns: 2fr 3fr; } .plot { --axis: 2.9rem; }
 }
 @media print {
   :root { --paper: #fff; --card: #fff; --ink: #000; --soft: #333; }

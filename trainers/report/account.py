@@ -7,7 +7,7 @@ from typing import Any
 
 from tunefleet.cluster.axes import quantity
 from tunefleet.cluster.charts import stack
-from tunefleet.cluster.markup import Content, Markup
+from tunefleet.cluster.markup import Content, Markup, element, join
 from tunefleet.cluster.metrics import Record
 from tunefleet.cluster.page import Cell, Section, code, facts, fold, section, table
 from tunefleet.trainers.console import describe
@@ -29,7 +29,7 @@ PHASES = {
 }
 GATE = ("invalid", "unsupervised", "truncated", "exact_duplicates", "near_duplicates", "contradictions", "leakage")
 PLAIN = {"rows": "rows read", "kept": "rows kept", "examples": "examples", "train": "examples to train on", "holdout": "examples held out"}
-DONE = {"drop": "dropped", "warn": "kept, said", "keep": "kept", "error": "refused", "off": "not looked for"}
+DONE = {"drop": "dropped", "warn": "kept, said", "keep": "kept", "error": "refused"}
 UNSAID = ("_started", "_ended", "decision")  # halves of what another event tells whole
 TOLD = 300  # events
 
@@ -108,19 +108,25 @@ def data(run: Gathered) -> Section | None:
 
 
 def _gate(counts: Mapping[str, int], quality: Any) -> Markup:
-    """Every kind of row that trains wrongly: how many, and what was done."""
+    """The kinds of rows that would train wrongly and were found: how many, and what was done; and what was not found, or not looked for."""
     policies = quality if isinstance(quality, Mapping) else {}
+    kinds = [kind for kind in (*GATE, *(key for key in counts if key not in GATE and key in policies)) if kind in counts]
+    looked = [kind for kind in kinds if policies.get(kind) != "off"]
     rows: list[list[Content | Cell]] = []
-    for kind in [*GATE, *(key for key in counts if key not in GATE and key in policies)]:
-        if kind not in counts:
-            continue
-        found, policy = counts[kind], str(policies.get(kind, ""))
-        share = f"{found / counts['rows']:.1%}" if counts.get("rows") else ""
-        outcome = DONE.get(policy, policy) if found or policy == "off" else "none"
-        amount = "-" if policy == "off" else quantity(found)
-        tone = "warn" if found and policy == "warn" else "plain"
-        rows.append([kind.replace("_", " "), amount, share if found else "", Cell(outcome, tone)])  # type: ignore[arg-type]  # of two literals
-    return table(["rows that would train wrongly", "found", "of all", "what was done"], rows, numbers=(1, 2))
+    for kind in (one for one in looked if counts[one]):
+        policy = str(policies.get(kind, ""))
+        share = f"{counts[kind] / counts['rows']:.1%}" if counts.get("rows") else ""
+        rows.append([spoken(kind), quantity(counts[kind]), share, Cell(DONE.get(policy, policy), "warn" if policy == "warn" else "plain")])
+    clean = [spoken(kind) for kind in looked if not counts[kind]]
+    unsought = [spoken(kind) for kind in kinds if kind not in looked]
+    said = [f"{start}: {', '.join(names)}." for start, names in (("Not found", clean), ("Not looked for", unsought)) if names]
+    found = table(["rows that would train wrongly", "found", "of all", "what was done"], rows, numbers=(1, 2)) if rows else None
+    return join(found, element("p", " ".join(said), class_="about") if said else None)
+
+
+def spoken(kind: str) -> str:
+    """``exact_duplicates`` as people say it."""
+    return kind.replace("_", " ")
 
 
 def words_of(run: Gathered, side: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from tunefleet.cluster.axes import short
 from tunefleet.cluster.charts import Estimate, Range, ranges
-from tunefleet.cluster.markup import Content, Markup, join
-from tunefleet.cluster.page import Cell, Section, aside, fold, grid, section, table
+from tunefleet.cluster.markup import Content, Markup
+from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import compared, result
 from tunefleet.trainers.report.wording import better, count, finite, metric_name, metric_unit, with_interval
@@ -25,7 +25,7 @@ def heldout(run: Gathered) -> Section | None:
     metrics = list(evaluation.get("tuned", {}))
     about = f"The weights of step {evaluation['step']} and the base model scored the same rows. Intervals are 95% bootstrap intervals over rows."
     pictures = grid(*(_picture(name, evaluation["sets"]) for name in metrics), small=True)
-    return section("Held-out rows", pictures, _numbers(run, evaluation), _history(run, metrics), about=about)
+    return section("Held-out rows", pictures, *(_numbers(run, *held) for held in evaluation["sets"].items()), _history(run, metrics), about=about)
 
 
 def _picture(name: str, sets: Mapping[str, Any]) -> Markup:
@@ -40,16 +40,15 @@ def _estimates(part: Mapping[str, Any], name: str) -> Iterator[Estimate]:
             yield Estimate(model, found["value"], found.get("low"), found.get("high"), colour)  # type: ignore[arg-type]  # of a literal tuple
 
 
-def _numbers(run: Gathered, evaluation: Mapping[str, Any]) -> Markup:
+def _numbers(run: Gathered, held: str, part: Mapping[str, Any]) -> Markup:
     rows: list[list[Content | Cell]] = []
-    for held, part in evaluation["sets"].items():
-        for i, (name, tuned) in enumerate(part["tuned"].items()):
-            difference = part.get("difference", {}).get(name)
-            outcome = compared(difference, better(name, run.section("evaluation")))
-            changed = Cell(with_interval(difference, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
-            size = aside(f"{count(part['rows'], 'row')}, {count(part['tokens'], 'token')}")
-            rows.append([join(held, size) if i == 0 else "", metric_name(name), with_interval(part["base"].get(name)), with_interval(tuned), changed])
-    return table(["set", "metric", "base", "tuned", "difference"], rows, numbers=(2, 3, 4))
+    for name, tuned in part["tuned"].items():
+        difference = part.get("difference", {}).get(name)
+        outcome = compared(difference, better(name, run.section("evaluation")))
+        changed = Cell(with_interval(difference, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
+        rows.append([metric_name(name), with_interval(part["base"].get(name)), with_interval(tuned), changed])
+    title = f"{held}: {count(part['rows'], 'row')}, {count(part['tokens'], 'token')}"
+    return table(["metric", "base", "tuned", "difference"], rows, title=title)
 
 
 def _history(run: Gathered, metrics: list[str]) -> Markup | None:
