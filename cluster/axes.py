@@ -81,7 +81,7 @@ def short(value: float) -> str:
 
 def quantity(value: float) -> str:
     """A count in full, its thousands set apart."""
-    return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:,.0f}"
 
 
 def finite_runs(points: Iterable[Point], *, log: bool = False) -> list[list[Point]]:

@@ -87,7 +87,7 @@ pre { margin: 0; padding: 1rem 1.15rem; background: var(--wash); border-radius: 
 pre.wide { white-space: pre; overflow-x: auto; overflow-wrap: normal; }
 details { border-bottom: 1px solid var(--hair); padding: .55rem 0; }
 details > summary { cursor: pointer; font-size: .9375rem; color: var(--ink); }
-details > summary .aside { color: var(--soft); font-size: .8125rem; margin-left: .5rem; }
+details > summary .aside { color: var(--soft); white-space: normal; font-size: .8125rem; margin-left: .5rem; }
 details[open] > summary { margin-bottom: .7rem; }
 .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1px; }
 .texts { background: var(--rule); border: 1px solid var(--rule); border-radius: 8px; overflow: hidden; }

@@ -88,7 +88,7 @@ def _labels(source: SourceSummary) -> Advice | None:
     kinds, most = len(source.labels), source.labels[0]
     if source.other_labels or kinds < 2 or rarest.rows / rows >= IMBALANCE or rarest.rows * 5 >= most.rows:
         return None
-    said = f"{source.name}: the label {rarest.name!r} has {_many(rarest.rows, 'row')} of {rows:,} ({percent(rarest.rows / rows)}), {most.name!r} {most.rows:,}."
+    said = f"{source.name}: the label {rarest.name!r} has {many(rarest.rows, 'row')} of {rows:,} ({percent(rarest.rows / rows)}), {most.name!r} {most.rows:,}."
     return Advice("warn", said, "Accuracy will hardly show whether it is learnt: look at a figure for each label, or add rows.")
 
 
@@ -116,5 +116,5 @@ def percent(share: float) -> str:
     return "under 0.1%" if 0 < value < 0.1 else f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.1f}%"
 
 
-def _many(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

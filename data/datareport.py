@@ -12,7 +12,7 @@ from tunefleet.cluster.axes import short
 from tunefleet.cluster.markup import Markup, element
 from tunefleet.cluster.page import Cell, Figure, Section, Tone, figures, fold, grid, notice, page, paragraph, section, table, texts, verdict
 from tunefleet.cluster.storage import Storage
-from tunefleet.data.advice import Advice, advise, percent
+from tunefleet.data.advice import Advice, advise, many, percent
 from tunefleet.data.cases import words_of_rows
 from tunefleet.data.facts import Facts
 from tunefleet.data.gate import MEANING, Case, Finding, Verdict
@@ -100,7 +100,7 @@ def as_page(report: Report) -> str:
     return page(
         report.title,
         kind="data report",
-        about=f"{len(report.judged.keep):,} rows of {len(report.sources)} source{'' if len(report.sources) == 1 else 's'}, judged before tokens became shards.",
+        about=f"{many(len(report.judged.keep), 'row')} of {many(len(report.sources), 'source')}, judged before tokens became shards.",
         lead=[_verdict(report), _figures(report)],
         sections=[part for part in sections if part],
     )
@@ -111,7 +111,8 @@ def _verdict(report: Report) -> Markup:
     grave = [advice for advice in report.advice if advice.tone != "plain"]
     refused = report.judged.refuses
     if not grave:
-        return verdict(f"{'All' if kept == rows else f'{kept:,} of'} {rows:,} rows stay, and nothing has to be mended.", tone="good")
+        said = f"{kept:,} of {many(rows, 'row')} stay" if kept < rows else f"All {rows:,} rows stay" if rows > 1 else "The one row stays"
+        return verdict(f"{said}, and nothing has to be mended.", tone="good")
     said = "Nothing was prepared: the rows break a policy." if refused else f"{kept:,} of {rows:,} rows stay; {_things(len(grave))} to look at."
     return verdict(said, tone="bad" if refused else "warn", why=grave[0].said)
 

@@ -41,6 +41,7 @@ def test_a_report_opens_without_a_word_and_asks_for_nothing(window: Browser, rep
         window.look(report, width=width, dark=dark)
         assert window.said() == []
         assert [url for url in window.requests(report) if not url.startswith("data:image/svg+xml,")] == [report.as_uri()]
+        window.run("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert window.run("return document.documentElement.scrollWidth") <= width
         assert window.run("return parseFloat(getComputedStyle(document.querySelector('h1')).fontSize)") >= 24, "the style was not let in"
         ground = sum(window.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"))

@@ -45,12 +45,12 @@ def time_by_cause(run: Gathered) -> Section | None:
     seconds = spent(run)
     if not seconds:
         return None
-    first = [("training", seconds["training"])] if "training" in seconds else []
+    first = [("training", seconds.get("training", 0.0))]
     others = sorted(((name, value) for name, value in seconds.items() if name != "training"), key=lambda item: -item[1])
     parts = [(PHASES.get(name, name), value) for name, value in first + others]
     whole = sum(seconds.values())
     about = f"The parts sum to {span(whole)} of wall time; pauses between a stop and its resume belong to nobody."
-    return section("Time", stack("Time by cause", parts, about=about, shown=span, first_is_good=bool(first)), fold("What happened when", _happened(run)))
+    return section("Time", stack("Time by cause", parts, about=about, shown=span, first_is_good=True), fold("What happened when", _happened(run)))
 
 
 def _happened(run: Gathered) -> Markup:
@@ -101,6 +101,7 @@ def data(run: Gathered) -> Section | None:
         share = counts.get("supervised", 0) / counts["tokens"]
         pairs += [("tokens", quantity(counts["tokens"])), ("of them supervised", f"{quantity(counts.get('supervised', 0))} ({share:.0%})")]
     pairs += [("trained on", words_of(run, "train")), ("held out", words_of(run, "holdout"))]
+    pairs += [("data report", str(prepared["report"]))] if prepared.get("report") else []
     pairs += [("store", str(prepared.get("store", ""))), ("fingerprint", str(prepared.get("fingerprint", "")))]
     said = [str(record.get("text", "")) for record in run.all_of("decision")]
     decisions = fold("Decisions that nobody made in the run file", _listed(said), aside=str(len(said))) if said else None

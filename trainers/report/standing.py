@@ -16,6 +16,10 @@ SILENT_S = 180.0
 """Seconds without a line of metrics or events after which a run that has not said how it ended is called silent: killed, or in a very long step."""
 
 
+ASKED = {"KeyboardInterrupt": "by hand", "SystemExit": "by a signal"}
+"""Ends that somebody asked for: what the run notes of them, and how it is said."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """``step`` of ``steps`` are done (``steps`` 0 when that is not known yet). ``why``: what stopped it."""
@@ -84,12 +88,13 @@ def verdict(run: Gathered) -> Verdict:
         early = f" Training stopped early, at step {where.step} of {where.steps}: the best weights are those of step {evaluation['step']}."
         return Verdict(found.said, found.tone, found.why + (early if where.kind == "early" else ""))
     so_far = f"So far: {found.said[0].lower()}{found.said[1:]} {found.why}" if found else "Nothing was evaluated so far."
-    at = f"step {where.step} of {where.steps}" if where.steps else "before its first step"
+    at = f"at step {where.step} of {where.steps}" if where.step else "before its first step"
     if where.kind == "stopped":
-        return Verdict(f"Stopped at {at}: {where.why or 'no cause was noted'}", "bad", so_far)
+        asked = next((said for name, said in ASKED.items() if where.why.startswith(name)), "")
+        return Verdict(f"Stopped {asked}, {at}." if asked else f"Stopped {at}: {where.why or 'no cause was noted'}", "warn" if asked else "bad", so_far)
     if where.kind == "silent":
-        return Verdict(f"No word that it ended, at {at}: probably killed.", "warn", f"{where.why} {so_far}")
-    return Verdict(f"Still going, at {at}.", "plain", f"{where.why} {so_far}")
+        return Verdict(f"No word that it ended, {at}: probably killed.", "warn", f"{where.why} {so_far}")
+    return Verdict(f"Still going, {at}.", "plain", f"{where.why} {so_far}")
 
 
 def _comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
