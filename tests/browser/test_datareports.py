@@ -17,16 +17,20 @@ from tunefleet.data.settings import Data
 pytestmark = pytest.mark.browser
 
 
+NAME = "<img src=x onerror=document.title='broken'>-a-file-with-a-long-name-that-has-no-place-to-break.jsonl"
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows with doubles, contradictions and very long words, some of them hostile."""
+    """Rows with doubles, contradictions and very long words, some of them hostile, one that cannot be read, in a file whose name is markup."""
     folder = tmp_path_factory.mktemp("rows")
+    readable = EVIL.replace("\x00", "")
     rows = [{"prompt": f"What is {i} plus three?", "completion": f"It is {i + 3}."} for i in range(60)]
-    rows += [{"prompt": EVIL, "completion": answer} for answer in (EVIL, EVIL, "something else", "word" * 300)]
-    (folder / "a-file-with-a-long-name-that-has-no-place-to-break.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = {"path": str(next(folder.glob("*.jsonl")))}
-    made = prepare(Data.model_validate({"train": [source], "store": str(folder / "shards"), "max_length": 200}), ANSWERS, tiny_tokenizer("bytes"))
-    return Path(made.report)
+    rows += [{"prompt": readable, "completion": answer} for answer in (readable, readable, "something else", "word" * 300)]
+    rows += [{"prompt": EVIL, "completion": EVIL}]
+    (folder / NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = {"train": [{"path": str(folder / NAME)}], "store": str(folder / "shards"), "max_length": 200, "quality": {"invalid": "drop"}}
+    return Path(prepare(Data.model_validate(told), ANSWERS, tiny_tokenizer("bytes")).report)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -44,3 +48,4 @@ def test_what_rows_hold_stays_text(window: Browser, report: Path) -> None:
     assert window.run("return document.querySelectorAll('script, img, iframe, object, embed').length") == 0
     assert window.run("return document.title") != "broken"
     assert "<script>document.title='broken'</script>" in window.run("return document.body.textContent")
+    assert NAME in window.run("return document.body.textContent")
