@@ -84,6 +84,11 @@ def quantity(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def count(number: float, one: str, many: str = "") -> str:
+    """``1 step``, ``250 steps``."""
+    return f"{quantity(number)} {one if number == 1 else many or one + 's'}"
+
+
 def finite_runs(points: Iterable[Point], *, log: bool = False) -> list[list[Point]]:
     """The stretches between gaps: a point that is not finite (or not above zero, on a logarithmic axis) is a gap, not a zero."""
     runs: list[list[Point]] = [[]]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tunefleet.cluster.axes import count
 from tunefleet.data.gate import MEANING, Finding, Verdict
 from tunefleet.data.summary import SourceSummary
 
@@ -88,7 +89,7 @@ def _labels(source: SourceSummary) -> Advice | None:
     kinds, most = len(source.labels), source.labels[0]
     if source.other_labels or kinds < 2 or rarest.rows / rows >= IMBALANCE or rarest.rows * 5 >= most.rows:
         return None
-    said = f"{source.name}: the label {rarest.name!r} has {many(rarest.rows, 'row')} of {rows:,} ({percent(rarest.rows / rows)}), {most.name!r} {most.rows:,}."
+    said = f"{source.name}: the label {rarest.name!r} has {count(rarest.rows, 'row')} of {rows:,} ({percent(rarest.rows / rows)}), {most.name!r} {most.rows:,}."
     return Advice("warn", said, "Accuracy will hardly show whether it is learnt: look at a figure for each label, or add rows.")
 
 
@@ -114,7 +115,3 @@ def percent(share: float) -> str:
     """A share in words short enough for a sentence."""
     value = 100 * share
     return "under 0.1%" if 0 < value < 0.1 else f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.1f}%"
-
-
-def many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunefleet.cluster import charts
-from tunefleet.cluster.axes import short
+from tunefleet.cluster.axes import count, short
 from tunefleet.cluster.markup import Markup, element
 from tunefleet.cluster.page import Cell, Figure, Section, Tone, figures, fold, grid, notice, page, paragraph, section, table, texts, verdict
 from tunefleet.cluster.storage import Storage
-from tunefleet.data.advice import Advice, advise, many, percent
+from tunefleet.data.advice import Advice, advise, percent
 from tunefleet.data.cases import words_of_rows
 from tunefleet.data.facts import Facts
 from tunefleet.data.gate import MEANING, Case, Finding, Verdict
@@ -100,7 +100,7 @@ def as_page(report: Report) -> str:
     return page(
         report.title,
         kind="data report",
-        about=f"{many(len(report.judged.keep), 'row')} of {many(len(report.sources), 'source')}, judged before tokens became shards.",
+        about=f"{count(len(report.judged.keep), 'row')} of {count(len(report.sources), 'source')}, judged before tokens became shards.",
         lead=[_verdict(report), _figures(report)],
         sections=[part for part in sections if part],
     )
@@ -111,14 +111,14 @@ def _verdict(report: Report) -> Markup:
     grave = [advice for advice in report.advice if advice.tone != "plain"]
     refused = report.judged.refuses
     if not grave:
-        said = f"{kept:,} of {many(rows, 'row')} stay" if kept < rows else f"All {rows:,} rows stay" if rows > 1 else "The one row stays"
+        said = f"{kept:,} of {count(rows, 'row')} stay" if kept < rows else f"All {rows:,} rows stay" if rows > 1 else "The one row stays"
         return verdict(f"{said}, and nothing has to be mended.", tone="good")
     said = "Nothing was prepared: the rows break a policy." if refused else f"{kept:,} of {rows:,} rows stay; {_things(len(grave))} to look at."
     return verdict(said, tone="bad" if refused else "warn", why=grave[0].said)
 
 
-def _things(count: int) -> str:
-    return "one thing" if count == 1 else f"{count} things"
+def _things(number: int) -> str:
+    return "one thing" if number == 1 else f"{number} things"
 
 
 def _figures(report: Report) -> Markup:
@@ -152,7 +152,7 @@ def _findings(report: Report) -> Section:
         tone: Tone = "plain" if not finding.count or finding.policy in ("drop", "keep") else "bad" if finding.policy == "error" else "warn"
         share = percent(finding.count / max(len(report.judged.keep), 1)) if finding.count else ""
         done = DONE[finding.policy] if finding.count or finding.policy == "off" else ""
-        of_sources = [f"{count:,}" if count else "" for count in finding.by_part] if names else []
+        of_sources = [f"{number:,}" if number else "" for number in finding.by_part] if names else []
         rows.append([f"{finding.kind.replace('_', ' ')}: {MEANING[finding.kind]}", Cell(f"{finding.count:,}", tone), share, done, *of_sources])
     return section("What was looked for", table(["rows that", "rows", "of all", "they are", *names], rows, numbers=[1, 2, *range(4, 4 + len(names))]))
 
@@ -201,7 +201,7 @@ def _drawn(source: SourceSummary, max_length: int, *, named: bool) -> list[Marku
         limit = [(float(max_length), "max_length")] if source.lengths.longest * 1.6 >= max_length >= source.lengths.longest else []
         held = source.lengths.histogram
         drawn.append(charts.histogram(f"{of}lengths", held.edges, {"rows": held.counts}, x="tokens a row", y="rows", marks=limit))
-    if source.learnt and sum(1 for count in source.learnt.counts if count) > 1:
+    if source.learnt and sum(1 for one in source.learnt.counts if one) > 1:
         held = source.learnt
         drawn.append(
             charts.histogram(f"{of}share that is learnt", [100 * edge for edge in held.edges], {"rows": held.counts}, x="% of a row's tokens", y="rows")

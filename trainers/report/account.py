@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunefleet.cluster.axes import quantity
+from tunefleet.cluster.axes import count, quantity
 from tunefleet.cluster.charts import stack
 from tunefleet.cluster.markup import Content, Markup, element, join
 from tunefleet.cluster.metrics import Record
@@ -14,7 +14,7 @@ from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import standing
-from tunefleet.trainers.report.wording import count, moment, short_name, span
+from tunefleet.trainers.report.wording import moment, short_name, span
 
 PHASES = {
     "starting": "starting Ray, workers and model",

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunefleet.cluster.axes import short
+from tunefleet.cluster.axes import count, short
 from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
 from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import compared, result
-from tunefleet.trainers.report.wording import better, count, finite, metric_name, metric_unit, with_interval
+from tunefleet.trainers.report.wording import better, finite, metric_name, metric_unit, with_interval
 
 TONES = {"better": "good", "worse": "bad", "unclear": "plain"}
 

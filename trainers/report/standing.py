@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunefleet.cluster.axes import decimals
+from tunefleet.cluster.axes import count, decimals
 from tunefleet.cluster.page import Tone
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.wording import better, count, exact, finite, metric_name, metric_unit, span, words
+from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, span, words
 
 SILENT_S = 180.0
 """Seconds without a line of metrics or events after which a run that has not said how it ended is called silent: killed, or in a very long step."""

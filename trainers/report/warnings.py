@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tunefleet.cluster.axes import count
 from tunefleet.cluster.metrics import Record
 from tunefleet.cluster.page import Tone
 from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.wording import count, span
+from tunefleet.trainers.report.wording import span
 
 KNOWN = {"group_failed", "stopped", "step_skipped", "evaluation_dropped", "evaluation_failed", "checkpoint_skipped"}
 TROUBLE = ("_failed", "_dropped", "_skipped", "_lost", "_given_up", "_restarted", "_retried", "_apart")

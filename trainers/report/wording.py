@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from tunefleet.cluster.axes import decimals, quantity, short
+from tunefleet.cluster.axes import decimals, short
 from tunefleet.cluster.markup import Content, join
 from tunefleet.cluster.page import aside
 from tunefleet.trainers.run import METRICS
@@ -77,11 +77,6 @@ def span(seconds: float) -> str:
 def moment(seconds: float) -> str:
     """A time since 1970 as a date in UTC."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def count(number: float, one: str, many: str = "") -> str:
-    """``1 step``, ``250 steps``."""
-    return f"{quantity(number)} {one if number == 1 else many or one + 's'}"
 
 
 def short_name(path: str) -> str:
