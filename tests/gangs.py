@@ -8,7 +8,8 @@
         assert gang(2, totals, 3.0) == [{"x": 3.0}, {"x": 3.0}]
 
 The processes are forked from a server that has torch, transformers, deepspeed and peft imported already, so a gang costs well under a second
-after the first. What a rank raises is raised here, with its own traceback as the cause; a rank that dies raises GangDiedError.
+after the first; each gets the environment that this process has now, not the one of when the server began. What a rank raises is raised here,
+with its own traceback as the cause; a rank that dies raises GangDiedError. An answer that does not come in its time does too, so no test hangs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,8 +67,7 @@ def gang(size: int, function: Callable[..., Any], *args: Any, timeout: float = 1
         pipes, processes = [], []
         for rank in range(size):
             here, there = context.Pipe(duplex=False)
-            home = (function.__module__, inspect.getsourcefile(function))
-            process = context.Process(target=_rank, args=(rank, size, folder, there, home, pickle.dumps((function, args))), daemon=True)
+            process = context.Process(target=_rank, args=(rank, size, folder, there, _Call.of(function, args)), daemon=True)
             process.start()
             there.close()
             pipes.append(here)
@@ -75,6 +78,41 @@ def gang(size: int, function: Callable[..., Any], *args: Any, timeout: float = 1
             for process in processes:
                 process.kill()
                 process.join()
+
+
+def process_of(function: Callable[..., Any], *args: Any) -> BaseProcess:
+    """A process that runs ``function(*args)`` by itself, in no gang; who asks for it ends it. See gang for the rest."""
+    process = _server().Process(target=_alone, args=(_Call.of(function, args),), daemon=True)
+    process.start()
+    return process
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a process is to do: the module and file of the function, the environment, function and arguments pickled."""
+
+    module: str
+    file: str
+    environment: dict[str, str]
+    pickled: bytes
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: tuple[Any, ...]) -> _Call:
+        file = inspect.getsourcefile(function)
+        assert file is not None
+        return cls(function.__module__, file, dict(os.environ), pickle.dumps((function, args)))
+
+    def prepared(self) -> Callable[[], Any]:
+        """The call, ready in the process that is to make it."""
+        _import(self.module, self.file)
+        function, args = pickle.loads(self.pickled)
+        return partial(function, *args)
+
+
+def _alone(call: _Call) -> None:
+    os.environ.clear()
+    os.environ.update(call.environment)
+    call.prepared()()
 
 
 def _answers(pipes: list[Connection], processes: list[Any], timeout: float) -> list[Any]:
@@ -108,15 +146,15 @@ def _server() -> Any:
     return context
 
 
-def _rank(rank: int, size: int, folder: str, pipe: Connection, home: tuple[str, str], call: bytes) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
+def _rank(rank: int, size: int, folder: str, pipe: Connection, call: _Call) -> None:
+    os.environ.clear()
+    os.environ.update(call.environment, RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
     try:
         import torch.distributed as dist
 
-        _import(*home)
-        function, args = pickle.loads(call)
+        function = call.prepared()
         dist.init_process_group("gloo", init_method=Path(folder, "store").as_uri(), rank=rank, world_size=size)
-        answer = (True, function(*args), "")
+        answer = (True, function(), "")
         pickled = pickle.dumps(answer)
         dist.destroy_process_group()
     except BaseException as error:  # noqa: BLE001 - it is raised again in the test

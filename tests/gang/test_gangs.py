@@ -36,6 +36,18 @@ def die_on_one():
     dist.barrier()
 
 
+def known():
+    return os.environ.get("GANGS_KNOW"), os.environ["RANK"]
+
+
+def test_a_rank_has_the_environment_of_the_test_and_not_of_an_earlier_one(monkeypatch):
+    assert gang(1, known) == [(None, "0")]
+    monkeypatch.setenv("GANGS_KNOW", "this")
+    assert gang(1, known) == [("this", "0")]
+    monkeypatch.undo()
+    assert gang(1, known) == [(None, "0")]
+
+
 def test_ranks_answer_in_order():
     assert gang(3, add_ranks, 2.0) == [(0, 6.0), (1, 6.0), (2, 6.0)]
 

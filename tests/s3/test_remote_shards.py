@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
+import os
 from pathlib import Path
 
 import pytest
-from shardtoys import make_store, tokens_of
+from gangs import gang
+from shardtoys import make_feed, make_store, tokens_of
 
 from tunefleet.cluster.errors import StorageError
 from tunefleet.cluster.filecache import FileCache
 from tunefleet.cluster.storage import open_storage
 from tunefleet.cluster.storages.s3 import S3
 from tunefleet.cluster.storages.s3client import Patience
-from tunefleet.data.order import Order
+from tunefleet.data.packing import Limits
 from tunefleet.data.settings import Cache
-from tunefleet.data.store import Split, Store
+from tunefleet.data.store import Store
 from tunefleet.data.stream import Stream
 
 pytestmark = [pytest.mark.s3, pytest.mark.fault]
@@ -35,27 +36,27 @@ def address(s3_address: str, tmp_path: Path) -> str:
     return s3_address
 
 
-def stream_of(split: Split, rank: int = 0, ranks: int = 1) -> Stream:
-    return Stream(split, Order(split.shard_rows, 0, split.window), batch_size=8, batching="bucket", rows=2, tokens=None, rank=rank, ranks=ranks)
+def stream_of(address: str, folder: str, rank: int = 0, ranks: int = 1) -> Stream:
+    feed = make_feed(Store.open(address, Cache(folder=folder)), 8)
+    return Stream(feed, kind="bucket", limits=Limits(rows=2), rank=rank, ranks=ranks)
 
 
-def read_epochs(address: str, folder: str, rank: int) -> list[list[int]]:
+def read_epochs(address: str, folder: str) -> list[list[int]]:
     """What a rank reads in two epochs."""
-    stream = stream_of(Store.open(address, Cache(folder=folder)).split("train"), rank, RANKS)
+    stream = stream_of(address, folder, int(os.environ["RANK"]), RANKS)
     each = stream.steps_per_epoch
     return [[r.id for step in range(each * e, each * (e + 1)) for rounds in stream.take(step) if rounds.real for r in rounds.records] for e in range(2)]
 
 
 def test_four_ranks_of_a_node_fetch_each_file_once_and_another_run_none(s3_proxy, address, tmp_path):
     folder = str(tmp_path / "cache")
-    with mp.get_context("spawn").Pool(RANKS) as pool:
-        found = pool.starmap(read_epochs, [(address, folder, rank) for rank in range(RANKS)])
+    found = gang(RANKS, read_epochs, address, folder)
     for epoch in range(2):
         assert sorted(row for ids in found for row in ids[epoch]) == list(range(len(LENGTHS)))
     assert [s3_proxy.count("GET", f"train-{number:05d}.arrow") for number in range(SHARDS)] == [1] * SHARDS
     assert s3_proxy.count("GET", "lengths-train.arrow") == 1
     s3_proxy.clear()
-    stream = stream_of(Store.open(address, Cache(folder=folder)).split("train"))
+    stream = stream_of(address, folder)
     assert sum(len(stream.take(step)) for step in range(stream.steps_per_epoch))
     assert s3_proxy.count("GET", ".arrow") == 0
 

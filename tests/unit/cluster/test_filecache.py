@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import multiprocessing as mp
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gangs import gang, process_of
 from processes import until
 from remotes import Remote
 
@@ -35,8 +35,8 @@ def cached(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if len(path.name) == 64}
 
 
-def fetch_many(remote: Remote, folder: Path, files: list[dict], first: int) -> list[bytes]:
-    cache = FileCache(folder)
+def fetch_many(remote: Remote, folder: Path, files: list[dict]) -> list[bytes]:
+    cache, first = FileCache(folder), int(os.environ.get("RANK", "0"))
     held = [cache.hold(remote, **file) for file in files[first:] + files[:first]]
     return sorted(h.path.read_bytes()[:1] for h in held)
 
@@ -44,11 +44,10 @@ def fetch_many(remote: Remote, folder: Path, files: list[dict], first: int) -> l
 def test_processes_that_want_the_same_files_at_once_fetch_each_once(tmp_path):
     remote = Remote(tmp_path / "far", tmp_path / "log", slow_s=0.05)
     files = [put(remote, f"f{i}", i) for i in range(6)]
-    with mp.get_context("forkserver").Pool(4) as pool:
-        found = pool.starmap(fetch_many, [(remote, tmp_path / "cache", files, rank) for rank in range(4)])
+    found = gang(4, fetch_many, remote, tmp_path / "cache", files)
     assert found == [[bytes([i]) for i in range(6)]] * 4
     assert remote.reads() == {file["name"]: 1 for file in files}
-    fetch_many(remote, tmp_path / "cache", files, 0)  # another run
+    fetch_many(remote, tmp_path / "cache", files)  # another run
     assert remote.reads().total() == 6
 
 
@@ -67,8 +66,7 @@ def hang(remote: Remote, folder: Path, file: dict) -> None:
 
 def test_a_fetcher_that_is_killed_leaves_nothing_that_counts_and_whoever_waits_takes_over(remote, tmp_path):
     file, folder = put(remote, "f"), tmp_path / "cache"
-    process = mp.get_context("forkserver").Process(target=hang, args=(remote, folder, file))
-    process.start()
+    process = process_of(hang, remote, folder, file)
     until(lambda: remote.reads()["f"])
     assert FileCache(folder).hold(remote, **file, wait=False) is None
     (folder / f".tmp-{file['sha256']}-1-half").write_bytes(b"half")  # what it would leave when it dies while it writes
@@ -84,8 +82,7 @@ def test_a_fetcher_that_is_killed_leaves_nothing_that_counts_and_whoever_waits_t
 
 def test_a_fetcher_that_hangs_is_not_waited_for(remote, tmp_path):
     file, folder = put(remote, "f"), tmp_path / "cache"
-    process = mp.get_context("forkserver").Process(target=hang, args=(remote, folder, file))
-    process.start()
+    process = process_of(hang, remote, folder, file)
     until(lambda: remote.reads()["f"])
     try:
         held = [FileCache(folder, stall_s=0.1).hold(remote, **file) for _ in range(2)]
