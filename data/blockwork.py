@@ -79,6 +79,11 @@ class Done:
     pieces: list[Piece]
     made: int
 
+    @property
+    def tokenised(self) -> int:
+        """Rows of the pieces that had to be made."""
+        return sum(len(piece.facts) for piece in self.pieces[len(self.pieces) - self.made :])
+
 
 def do_block(work: Work, task: Task) -> Done:
     """The pieces of a block, made as far as they do not stand. Raises DataError, with file and line, for rows that nothing can be learnt from."""

@@ -73,8 +73,8 @@ Cluster = Callable[[], AbstractContextManager[Tasks]]
 class Prepared:
     """A store that stands. ``counts``: rows read, rows kept, examples written (``train`` and ``holdout`` of them), tokens, and the quality gate's.
 
-    ``version`` names the rows, whatever their order (see data/versions.py). ``report`` is the page that shows what the quality gate found. ``blocks`` that
-    there are, and ``found`` of them that were tokenised before (all of a store that stood: ``created`` is False).
+    ``version`` names the rows, whatever their order (see data/versions.py). ``report`` is the page that shows what the quality gate found. Of the ``blocks``
+    ``found`` were tokenised before (all of a store that stood: ``created`` is False); ``tokenised``: how many rows were, now.
     """
 
     store: str
@@ -86,6 +86,7 @@ class Prepared:
     created: bool
     blocks: int
     found: int
+    tokenised: int
 
 
 def prepare(
@@ -103,10 +104,11 @@ def prepare(
     scanned = _scanned(parts, limits.blocks, stores)
     mark = fingerprint(data, layout, encoder, parts, {parts[file.part].files[file.number]: file.scan.content for file in scanned})
     home = stores.sub(mark[:16])
-    blocks, found, created = sum(len(file.scan.blocks) for file in scanned), 0, not home.exists(INDEX)
+    blocks, created = sum(len(file.scan.blocks) for file in scanned), not home.exists(INDEX)
+    found, tokenised = blocks, 0
     if created:
         preparing = _Preparing(data, layout, encoder, parts, stores, limits, on_progress or (lambda advance: None), cluster)
-        found = preparing.make(mark, [_Place(file.part, file.number, block) for file in scanned for block in file.scan.blocks])
+        found, tokenised = preparing.make(mark, [_Place(file.part, file.number, block) for file in scanned for block in file.scan.blocks])
     index = Store.open(home.address).index
     if index.fingerprint != mark:
         raise StorageError(
@@ -122,7 +124,8 @@ def prepare(
         list(said["decisions"]),
         created,
         blocks,
-        found if created else blocks,
+        found,
+        tokenised,
     )
 
 
@@ -184,8 +187,8 @@ class _Preparing:
     progress: Progress
     cluster: Cluster | None
 
-    def make(self, mark: str, places: Sequence[_Place]) -> int:
-        """Make it; returns how many blocks had been tokenised before."""
+    def make(self, mark: str, places: Sequence[_Place]) -> tuple[int, int]:
+        """Make it; returns how many blocks had been tokenised before, and how many rows were now."""
         for number, part in enumerate(self.parts):
             if all(place.part != number for place in places):
                 raise _no_rows(part)
@@ -222,7 +225,7 @@ class _Preparing:
             except DataError:  # a side is left without rows: the report says why
                 write_report(refused, report)
                 raise
-        return sum(not one.made for one in done)
+        return sum(not one.made for one in done), sum({task.key: one.tokenised for task, one in zip(tasks, done, strict=True)}.values())
 
     def _task(self, work: Work, reading: Reading, block: Block) -> Task:
         source, share = reading.part.source, 1.0 if reading.part.held else _share(self.data)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tunefleet.cluster.errors import DataError
+from tunefleet.cluster.errors import DataError, StorageError
 from tunefleet.cluster.storage import Storage
 from tunefleet.data.columnfile import Values, open_columns, to_bytes
 from tunefleet.data.facts import Facts, Flag
@@ -118,24 +118,32 @@ def where(index: Index, rows: Rows, places: Sequence[int]) -> list[str]:
 class Listed:
     """A prepared version in a folder of stores. ``made_s``: when, by the storage's clock, seconds since 1970. ``bytes`` of its shards."""
 
-    fingerprint: str
+    store: Storage
     version: str
     made_s: float
     bytes: int
     index: Index
 
+    @property
+    def fingerprint(self) -> str:
+        """What it was prepared from."""
+        return self.index.fingerprint
 
-def listed(stores: Storage) -> list[Listed]:
-    """Every store in a folder of stores, the oldest first."""
-    names = [name for name in stores.list() if name.count("/") == 1 and name.endswith(f"/{INDEX}")]
-    found = []
-    for name in names:
-        home = stores.sub(name.partition("/")[0])
-        index = Store.open(home.address).index
-        if "version" in index.meta:
-            size = sum(shard.bytes for split in index.splits.values() for shard in split.shards)
-            found.append(Listed(index.fingerprint, index.meta["version"], home.modified(INDEX), size, index))
-    return sorted(found, key=lambda one: (one.made_s, one.fingerprint))
+
+def listed(stores: Storage) -> tuple[list[Listed], list[StorageError]]:
+    """Every store in a folder of stores, the oldest first; and what is wrong with those that cannot be read."""
+    homes = [stores.sub(name.partition("/")[0]) for name in stores.list() if name.count("/") == 1 and name.endswith(f"/{INDEX}")]
+    found: list[Listed] = []
+    broken: list[StorageError] = []
+    for home in homes:
+        try:
+            index = Store.at(home).index
+            if "version" in index.meta:  # else it was made by hand
+                size = sum(shard.bytes for split in index.splits.values() for shard in split.shards)
+                found.append(Listed(home, index.meta["version"], home.modified(INDEX), size, index))
+        except StorageError as error:
+            broken.append(error)
+    return sorted(found, key=lambda one: (one.made_s, one.fingerprint)), broken
 
 
 def found_version(stores: Storage, name: str) -> Listed:
@@ -143,11 +151,11 @@ def found_version(stores: Storage, name: str) -> Listed:
 
     Raises DataError, with those that there are, when it is none of them or begins several versions.
     """
-    known = listed(stores)
+    known, _ = listed(stores)
     fitting = [one for one in known if one.version.startswith(name) or one.fingerprint.startswith(name)]
     if len({one.version for one in fitting}) == 1:
         return fitting[-1]
-    have = ", ".join(dict.fromkeys(one.version for one in fitting or known)) or "none"
+    have = ", ".join(dict.fromkeys(one.version for one in fitting or known)) or "none: nothing was prepared there"
     raise DataError(
         f"{name}: {'begins several versions' if fitting else 'no such version'}", got=name, want=f"one of {have}", fix=f"tunefleet data list {stores.address}"
     )

@@ -69,7 +69,7 @@ def _dispatch(words: list[str]) -> int:
 
     left, settings = split(rest, verb, _top_keys)
     try:
-        options = parser.parse_args(left)
+        options = parser.parse_intermixed_args(left)  # options may stand between a verb's words
     except SystemExit as error:  # argparse has printed its help (0) or what is wrong (2)
         return int(error.code or 0)
     _quieten()

@@ -101,8 +101,8 @@ def data(run: Gathered) -> Section | None:
         share = counts.get("supervised", 0) / counts["tokens"]
         pairs += [("tokens", quantity(counts["tokens"])), ("of them supervised", f"{quantity(counts.get('supervised', 0))} ({share:.0%})")]
     pairs += [("trained on", words_of(run, "train")), ("held out", words_of(run, "holdout"))]
-    pairs += [("data report", str(prepared["report"]))] if prepared.get("report") else []
-    pairs += [("store", str(prepared.get("store", ""))), ("fingerprint", str(prepared.get("fingerprint", "")))]
+    told = {"data report": "report", "data version": "data_version", "store": "store", "fingerprint": "fingerprint"}
+    pairs += [(name, str(prepared[key])) for name, key in told.items() if prepared.get(key)]
     said = [str(record.get("text", "")) for record in run.all_of("decision")]
     decisions = fold("Decisions that nobody made in the run file", _listed(said), aside=str(len(said))) if said else None
     return section("Data", facts(pairs), _gate(counts, run.section("data").get("quality")), decisions)

@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.tuning.arguments import Option, Verb
-from tunefleet.tuning.printing import print_json, print_table, print_text
+from tunefleet.tuning.printing import print_json, print_table, print_text, remark
 
 if TYPE_CHECKING:
     from tunefleet.cluster.storage import Storage
-    from tunefleet.data.versions import Listed, Rows
+    from tunefleet.data.versions import Listed
 
 VERB = Verb(
     subject="list|show|diff",
     subject_help="list STORE; show STORE VERSION; diff STORE BEFORE AFTER",
     more="STORE [VERSION ...]",
-    more_help="data.store of a run file; a version or fingerprint, or the beginning of one",
+    more_help="data.store of a run file, a folder or s3://; a version or a fingerprint, or the beginning of one",
     options=(Option("--json", "print JSON on stdout"),),
 )
 SHOWN = 10  # rows of a difference that are named in the table; --json names the first thousand
@@ -31,39 +31,41 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     from tunefleet.cluster.storage import open_storage
 
     wanted = {"list": 1, "show": 2, "diff": 3}
-    count = wanted.get(options.subject)
-    if count != len(options.more):
+    if wanted.get(options.subject) != len(options.more):
         raise SettingsError("data: not understood", got=" ".join([options.subject, *options.more]), want=VERB.subject_help, fix="tunefleet data -h")
     store, *versions = options.more
-    stores = open_storage(store)
-    {"list": _list, "show": _show, "diff": _diff}[options.subject](stores, versions, options.json)
+    {"list": _list, "show": _show, "diff": _diff}[options.subject](open_storage(store), versions, options.json)
     return 0
 
 
 def _list(stores: Storage, _: list[str], as_json: bool) -> None:
     from tunefleet.data.versions import listed
 
-    found = [described(one) for one in listed(stores)]
+    known, broken = listed(stores)
+    for error in broken:
+        remark(f"left out: {error}")
+    found = [described(one) for one in known]
     if as_json:
         print_json(found)
         return
-    columns = ("version", "fingerprint", "prepared", "sources", "rows", "kept", "tokens", "size", "tokenizer", "layout")
+    if not found:
+        remark(f"{stores.address}: nothing was prepared there (what is wanted is data.store of a run file, the folder above the store of one preparation)")
+        return
     rows = [
         (
             one["version"],
-            one["fingerprint"][:8],
-            one["prepared"],
-            ", ".join(source["name"] for source in one["sources"]),
+            one["store"].rpartition("/")[2],
+            one["prepared"].replace("T", " ")[:16],
             f"{one['counts']['rows']:,}",
             f"{one['counts']['kept']:,}",
             f"{one['counts']['tokens']:,}",
-            f"{one['bytes'] / 1e6:,.1f} MB",
-            one["tokenizer"],
+            f"{one['bytes'] / 1e6:,.1f}",
             one["layout"],
+            ", ".join(source["name"] for source in one["sources"]),
         )
         for one in found
     ]
-    print_table(f"{stores.address}: versions", columns, rows)
+    print_table(stores.address, ("version", "store", "prepared (UTC)", "rows", "kept", "tokens", "MB", "layout", "sources"), rows)
 
 
 def _show(stores: Storage, versions: list[str], as_json: bool) -> None:
@@ -73,19 +75,20 @@ def _show(stores: Storage, versions: list[str], as_json: bool) -> None:
     if as_json:
         print_json(one)
         return
-    facts = [(name, str(one[name])) for name in ("version", "fingerprint", "prepared", "tokenizer", "chat_template", "layout", "max_length")]
-    facts += [("size", f"{one['bytes'] / 1e6:,.1f} MB"), *((name.replace("_", " "), f"{count:,}") for name, count in one["counts"].items())]
-    print_table(f"{stores.address}: a version", ("what", "is"), facts)
+    facts = [(name.replace("_", " "), str(one[name])) for name in ("store", "fingerprint", "prepared", "report", "tokenizer", "chat_template", "layout")]
+    facts += [("max length", f"{one['max_length']:,} tokens"), ("size", f"{one['bytes'] / 1e6:,.1f} MB")]
+    print_table(f"version {one['version']}", ("what", "is"), facts)
     print_table(
         "sources", ("name", "rows", "files"), [(s["name"] + " (held out)" * s["held"], f"{s['rows']:,}", ", ".join(s["files"])) for s in one["sources"]]
     )
+    print_table("rows", ("count", "number"), [(name.replace("_", " "), f"{count:,}") for name, count in one["counts"].items()])
 
 
 def _diff(stores: Storage, versions: list[str], as_json: bool) -> None:
     from tunefleet.data.versions import difference, found_version, read_manifest, where
 
     before, after = (found_version(stores, version) for version in versions)
-    rows: list[Rows] = [read_manifest(stores.sub(one.fingerprint[:16]), one.index) for one in (before, after)]
+    rows = [read_manifest(one.store, one.index) for one in (before, after)]
     found = difference(*rows)
     added = where(after.index, rows[1], found.added[:NAMED].tolist())
     removed = where(before.index, rows[0], found.removed[:NAMED].tolist())
@@ -103,11 +106,15 @@ def _diff(stores: Storage, versions: list[str], as_json: bool) -> None:
 
 def described(one: Listed) -> dict[str, Any]:
     """A version in plain values."""
+    from tunefleet.data.datareport import HTML
+
     meta = one.index.meta
     return {
         "version": one.version,
         "fingerprint": one.fingerprint,
+        "store": one.store.address,
         "prepared": datetime.fromtimestamp(one.made_s, UTC).isoformat(timespec="seconds"),
+        "report": f"{one.store.address}/{HTML}",
         "sources": meta["sources"],
         "counts": one.index.counts,
         "bytes": one.bytes,

@@ -58,10 +58,10 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
             "created": prepared.created,
             "report": prepared.report,
         }
-        print_json({**prepared.counts, **told, "blocks": prepared.blocks, "blocks_found": prepared.found})
+        print_json({**prepared.counts, **told, "blocks": prepared.blocks, "blocks_found": prepared.found, "tokenised": prepared.tokenised})
         return 0
     print_table(f"{asked.name}: rows", ("count", "number"), [(name.replace("_", " "), f"{value:,}") for name, value in prepared.counts.items()])
-    reused = f" ({prepared.found} of {prepared.blocks} blocks were tokenised before)" if prepared.found else ""
+    reused = f" ({prepared.tokenised:,} rows were tokenised, the others had been before)" if prepared.found else ""
     remark(f"{f'made{reused}' if prepared.created else 'found, nothing to do'}: {prepared.store}, version {prepared.version}")
     remark(f"report: {prepared.report}")
     return 0

@@ -17,7 +17,7 @@ from tunefleet.data import blocks, blockwork
 from tunefleet.data.blocks import Sizes
 from tunefleet.data.layout import ANSWERS
 from tunefleet.data.prepare import Limits, prepare
-from tunefleet.data.settings import Data
+from tunefleet.data.settings import Data, Source
 from tunefleet.data.store import Store
 
 LIMITS = Limits(Sizes(least=300, mean=600, most=3000), shard=4000)
@@ -83,11 +83,18 @@ def test_how_the_work_is_divided_changes_no_row(tmp_path, tokenizer):
 
 
 def test_added_rows_alone_are_tokenised(tmp_path, tokenizer):
+    """Those of a file of their own to the row; those within a file with the rows of their block: 600 bytes of some 60 each here, 2 MB as it stands."""
     data = settings(write_rows(tmp_path / "a.jsonl", range(100)), str(tmp_path / "shards"))
-    first = prepare(data, ANSWERS, tokenizer, limits=LIMITS)
+    assert prepare(data, ANSWERS, tokenizer, limits=LIMITS).tokenised == 100
+
+    also = data.model_copy(update={"train": [*data.train, Source(path=write_rows(tmp_path / "b.jsonl", range(200, 221)))]})
+    assert prepare(also, ANSWERS, tokenizer, limits=LIMITS).tokenised == 21
+    assert prepare(also, ANSWERS, tokenizer, limits=LIMITS).tokenised == 0
+
     write_rows(tmp_path / "a.jsonl", [*range(50), 1000, *range(50, 120)])
     more = prepare(data, ANSWERS, tokenizer, limits=LIMITS)
-    assert more.counts["rows"] == first.counts["rows"] + 21
+    assert more.counts["rows"] == 121
+    assert 21 <= more.tokenised <= 21 + 30
     assert 0 < more.blocks - more.found <= 6
     whole = prepare(settings(str(tmp_path / "a.jsonl"), str(tmp_path / "anew")), ANSWERS, tokenizer, limits=LIMITS)
     assert files_of(more.store) == files_of(whole.store)

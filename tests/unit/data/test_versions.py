@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_tokenizers import tiny_tokenizer
+from preparations import check_the_verb, three_versions
+from runs import events, make_stage, small_run
+from shardtoys import edit_index
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.cluster.storage import open_storage
-from tunefleet.data.layout import ANSWERS
-from tunefleet.data.prepare import prepare
-from tunefleet.data.settings import Data
 from tunefleet.data.versions import Rows, difference, found_version, listed, version_of
 from tunefleet.tuning.cli import main
 
@@ -49,16 +50,8 @@ def test_a_version_has_no_order_and_knows_which_rows_are_held_out(content, seed)
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Three preparations: rows, the same in two files and another order, and with two rows more and one less."""
-    folder, tokenizer = tmp_path_factory.mktemp("rows"), tiny_tokenizer("bytes")
-    lines = [json.dumps({"prompt": f"What is {i} plus three?", "completion": f"It is {i + 3}."}) + "\n" for i in range(52)]
-
-    def made(*files):
-        for number, part in enumerate(files):
-            (folder / f"{number}.jsonl").write_text("".join(part))
-        data = Data(train=[{"path": str(folder / f"{n}.jsonl")} for n in range(len(files))], store=str(folder / "shards"), holdout=0.2, max_length=200)
-        return prepare(data, ANSWERS, tokenizer)
-
-    return str(folder / "shards"), [made(lines[:50]), made(lines[20:50], lines[:20]), made(lines[1:])]
+    folder = tmp_path_factory.mktemp("rows")
+    return str(folder / "shards"), three_versions(folder, str(folder / "shards"))
 
 
 def test_the_same_rows_are_the_same_version_wherever_they_stand(store):
@@ -68,19 +61,15 @@ def test_the_same_rows_are_the_same_version_wherever_they_stand(store):
 
 
 def test_the_verb_lists_shows_and_compares(store, capsys):
-    address, (first, moved, changed) = store
-    assert main(["data", "list", address, "--json"]) == 0
-    assert [one["fingerprint"] for one in json.loads(capsys.readouterr().out)] == [first.fingerprint, moved.fingerprint, changed.fingerprint]
-    assert main(["data", "show", address, changed.fingerprint[:8], "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["version"], shown["counts"]) == (changed.version, changed.counts)
-    assert main(["data", "diff", address, first.version, changed.version, "--json"]) == 0
+    check_the_verb(*store, capsys)
+
+
+def test_one_row_less_and_two_more_are_named_by_file_and_line(store, capsys):
+    address, (first, _, changed) = store
+    assert main(["data", "diff", address, first.fingerprint, changed.fingerprint, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["same"], found["added"], found["removed"]) == (49, 2, 1)
     assert [place.rpartition("/")[2] for place in found["added_rows"]] == ["0.jsonl:50", "0.jsonl:51"]
-    for words in (["list", address], ["show", address, first.version[:6]], ["diff", address, first.version, changed.version]):
-        assert main(["data", *words]) == 0
-        assert capsys.readouterr().out
+    assert [place.rpartition("/")[2] for place in found["removed_rows"]] == ["0.jsonl:1"]
 
 
 def test_a_version_that_is_none_is_refused_with_those_that_there_are(store):
@@ -88,6 +77,33 @@ def test_a_version_that_is_none_is_refused_with_those_that_there_are(store):
     with pytest.raises(DataError, match="no such version") as caught:
         found_version(open_storage(address), "zzz")
     assert first.version in caught.value.want
+    with pytest.raises(DataError, match="begins several"):
+        found_version(open_storage(address), "")
     assert main(["data", "show", address, "zzz"]) == 2
     assert main(["data", "show", address]) == 2
-    assert len(listed(open_storage(address))) == 3
+    assert len(listed(open_storage(address))[0]) == 3
+
+
+def test_a_store_that_cannot_be_read_hides_no_other(store, tmp_path, capsys):
+    address, (first, moved, changed) = store
+    copy = shutil.copytree(address, tmp_path / "copy")
+    edit_index(copy / Path(moved.store).name, lambda index: index["counts"].update(rows=1), seal=False)
+    assert main(["data", "list", str(copy), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [one["fingerprint"] for one in json.loads(out)] == [first.fingerprint, changed.fingerprint]
+    assert Path(moved.store).name in err
+
+
+def test_where_nothing_was_prepared_the_list_is_empty_and_says_so(tmp_path, capsys):
+    assert main(["data", "list", str(tmp_path)]) == 0
+    assert "nothing was prepared there" in capsys.readouterr().err
+    assert main(["data", "list", "--json", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_run_records_the_version_that_it_ate(tmp_path):
+    run = small_run(tmp_path)
+    make_stage(run)
+    (version,), _ = listed(open_storage(run.data.store))
+    (told,) = [event for event in events(run) if event["event"] == "prepared"]
+    assert (told["data_version"], told["fingerprint"]) == (version.version, version.fingerprint)
