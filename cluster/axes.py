@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Point = tuple[float, float]
+UNITS = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from a size on: divided by, letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,11 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def axis(values: Iterable[float], *, log: bool = False, zero: bool = False, loose: bool = True, count: int = 5) -> Axis:
-    """An axis that holds all finite values. ``zero``: it begins at zero; ``loose``: it ends at round values, else exactly at the outermost ones."""
+def axis(values: Iterable[float], *, log: bool = False, zero: bool = False, loose: bool = True, whole: bool = False, count: int = 5) -> Axis:
+    """An axis that holds all finite values. ``zero``: it begins at zero; ``loose``: it ends at round values, else exactly at the outermost ones.
+
+    ``whole``: it counts things, so that its ticks are whole numbers.
+    """
     known = [float(value) for value in values if math.isfinite(value) and (not log or value > 0)]
     low, high = (min(known), max(known)) if known else (1.0, 10.0) if log else (0.0, 1.0)
     if log:
@@ -34,7 +38,7 @@ def axis(values: Iterable[float], *, log: bool = False, zero: bool = False, loos
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     if high <= low:  # one value only
         low, high = (0.0, 1.0) if zero else (low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5))
-    step = _round_step((high - low) / count)
+    step = _round_step((high - low) / count, whole=whole)
     below, above = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [float(f"{i * step:.12g}") for i in range(below, above + 1)]
     if loose:
@@ -58,14 +62,16 @@ def _log_axis(low: float, high: float, *, loose: bool, count: int) -> Axis:
     return Axis(start, end, tuple(tick for tick in ticks if start <= tick <= end), log=True)
 
 
-def _round_step(about: float) -> float:
-    """The round number (1, 2, 2.5 or 5 times a power of ten) nearest above."""
+def _round_step(about: float, *, whole: bool) -> float:
+    """The round number (1, 2, 2.5 or 5 times a power of ten) nearest above; a whole one where that is wanted."""
+    about = max(about, 1.0) if whole else about
     power = 10.0 ** math.floor(math.log10(about))
-    return next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= about * (1 - 1e-9))
+    steps = (factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0))
+    return next(step for step in steps if step >= about * (1 - 1e-9) and not (whole and step % 1))
 
 
 def short(value: float) -> str:
-    """A value as a tick or a reading: at most four digits, k and M for large ones."""
+    """A value as a reading: at most four digits, k and M for large ones."""
     if not math.isfinite(value):
         return "not finite"
     if value == 0:
@@ -73,15 +79,33 @@ def short(value: float) -> str:
     size = abs(value)
     if size >= 1e15 or size < 1e-4:
         return f"{value:.3g}".replace("e-0", "e-").replace("e+", "e")
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if size >= limit:
-            return f"{value / (1e3 if unit == 'k' else limit):.4g}{unit}"
-    return f"{value:.4g}"
+    divisor, unit = _unit(size)
+    return f"{value / divisor:.4g}{unit}" if unit or size < 1000 else f"{value:,.0f}"
+
+
+def tick_words(ticks: Sequence[float]) -> list[str]:
+    """The ticks of an axis in one unit, with equally many digits after the point; where they span too much for that, each for itself."""
+    sizes = [abs(tick) for tick in ticks if tick]
+    if not sizes or max(sizes) >= 1e15 or max(sizes) < 1e-4 or max(sizes) > 1000 * min(sizes):
+        return [short(tick) for tick in ticks]
+    divisor, unit = _unit(max(sizes))
+    digits = next(d for d in range(20) if all(abs(round(tick / divisor, d) - tick / divisor) < 1e-9 for tick in ticks))
+    return [f"{tick / divisor:,.{digits}f}{unit}".replace("-", "\u2212") if tick else "0" for tick in ticks]
+
+
+def _unit(size: float) -> tuple[float, str]:
+    """What numbers of a size are divided by, and the letter that says so."""
+    return next(((divisor, unit) for limit, divisor, unit in UNITS if size >= limit), (1.0, ""))
 
 
 def quantity(value: float) -> str:
     """A count in full, its thousands set apart."""
     return f"{value:,.0f}"
+
+
+def amount(value: float) -> str:
+    """A count in full while it is short enough for large type."""
+    return quantity(value) if abs(value) < 1e6 else short(value)
 
 
 def count(number: float, one: str, many: str = "") -> str:

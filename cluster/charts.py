@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from tunefleet.cluster.axes import Axis, Point, axis, finite_runs, quantity, short, thinned
+from tunefleet.cluster.axes import Axis, Point, axis, finite_runs, quantity, short, thinned, tick_words
 from tunefleet.cluster.markup import Content, Markup, element, join
 from tunefleet.cluster.page import table
 from tunefleet.cluster.pagestyle import SERIES
@@ -82,18 +82,23 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     zero: bool = False,
+    x_holds: Sequence[float] = (),
+    whole_x: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     height: int = 220,
     shown: Callable[[float], str] = short,
 ) -> Markup:
-    """Curves over one horizontal axis. ``marks``: places where something happened; ``shown`` words a reading; points that are not finite are gaps."""
+    """Curves over one horizontal axis. ``marks``: places where something happened; ``shown`` words a reading; points that are not finite are gaps.
+
+    ``x_holds``: places that the horizontal axis reaches to also without points, so that charts beside each other share one; ``whole_x``: it counts.
+    """
     drawn = [one for one in series if any(map(len, finite_runs(one.points, log=log_y)))]
     if not drawn:
         return _figure(title, _nothing(about, "Nothing was recorded."), None, None)
-    across = axis([p[0] for one in drawn for p in one.points] + [place for place, _ in marks], log=log_x, loose=False)
+    across = axis([*x_holds, *(p[0] for one in drawn for p in one.points), *(place for place, _ in marks)], log=log_x, loose=False, whole=whole_x)
     up = axis([v for one in drawn for v in (*(p[1] for p in one.points), *one.low, *one.high)], log=log_y, zero=zero)
     inner = [piece for one in drawn for piece in _curve(one, across, up, height)]
-    outer = [piece for one in drawn if one.look == "dots" for piece in _dots(one, across, up, height)]
+    outer = [piece for one in drawn for piece in _dots(one, across, up, height)]
     body = join(_grid_lines(up, height), _stretched(inner, height), *outer, *_marks(marks, across, height), _ticks_below(across, height))
     strips = _strips(drawn, across, up, height, x, shown)
     key = _key([(one.name, one.colour, one.look) for one in drawn]) if len(drawn) > 1 else None
@@ -192,7 +197,8 @@ def _figure(title: str, about: str, key: Markup | None, body: Markup | None) -> 
 
 def _plot(title: str, body: Markup, strips: Markup, up: Axis, height: int, x: str) -> Markup:
     """The axis on the left keeps its width, the drawing beside it takes the rest."""
-    ticks = [element("text", short(tick), x="100%", dx="-8", y=_down(up, tick, height), dy="4", text_anchor="end") for tick in up.ticks]
+    words = zip(up.ticks, tick_words(up.ticks), strict=True)
+    ticks = [element("text", word, x="100%", dx="-8", y=_down(up, tick, height), dy="4", text_anchor="end") for tick, word in words]
     left = element("svg", *ticks, height=str(height + 24), class_="y", aria_hidden="true")
     drawing = element("svg", element("title", title), body, strips, height=str(height + 24), role="img")
     return element("div", left, element("div", drawing, class_="body"), element("p", x, class_="along"), class_="plot")
@@ -234,10 +240,16 @@ def _path(points: Sequence[Point], across: Axis, up: Axis, height: int) -> str:
 
 
 def _dots(one: Series, across: Axis, up: Axis, height: int) -> list[Markup]:
-    points = [point for run in finite_runs(one.points, log=up.log) for point in run]
+    """A dot at each point where that is the look, else at those that no line leads to; those have an interval of their own, as a band has no width there."""
+    runs = [] if one.look == "faint" else finite_runs(one.points, log=up.log)
+    lone = [run[0] for run in runs if len(run) == 1]
+    points = [point for run in runs for point in run] if one.look == "dots" else lone
     if len(points) > STRIPS:
         return []
-    return [element("circle", cx=_at(across, x), cy=_down(up, y, height), r="3.5", class_=f"c{one.colour} dot") for x, y in points]
+    ends = [(x, *_ends(one, (x, y))) for x, y in lone if one.low and one.high]
+    whiskers = [(_at(across, x), _down(up, low, height), _down(up, high, height)) for x, low, high in ends if math.isfinite(low) and math.isfinite(high)]
+    drawn = [element("line", x1=at, x2=at, y1=low, y2=high, class_=f"c{one.colour} whisker") for at, low, high in whiskers]
+    return drawn + [element("circle", cx=_at(across, x), cy=_down(up, y, height), r="3.5", class_=f"c{one.colour} dot") for x, y in points]
 
 
 def _grid_lines(up: Axis, height: int) -> Markup:
@@ -247,11 +259,11 @@ def _grid_lines(up: Axis, height: int) -> Markup:
 
 def _ticks_below(across: Axis, height: int) -> Markup:
     pieces, last = [], -1.0
-    for tick in across.ticks:
+    for tick, word in zip(across.ticks, tick_words(across.ticks), strict=True):
         place = across.place(tick)
         if place - last >= 0.11:  # closer, and the words would touch on a phone
             anchor = "start" if place < 0.02 else "end" if place > 0.98 else "middle"
-            pieces.append(element("text", short(tick), x=_percent(place), y=height + 17, text_anchor=anchor))
+            pieces.append(element("text", word, x=_percent(place), y=height + 17, text_anchor=anchor))
             last = place
     return join(*pieces)
 
@@ -296,8 +308,14 @@ def _nearest(points: Sequence[Point], place: float, *, x_gap: float, across: Axi
 def _interval(one: Series, point: Point, shown: Callable[[float], str]) -> str:
     if not (one.low and one.high):
         return ""
-    at = next(i for i, p in enumerate(one.points) if p == point)
-    return f" ({shown(one.low[at])} to {shown(one.high[at])})"
+    low, high = _ends(one, point)
+    return f" ({shown(low)} to {shown(high)})"
+
+
+def _ends(one: Series, point: Point) -> tuple[float, float]:
+    """The interval of a point."""
+    at = one.points.index(point)
+    return one.low[at], one.high[at]
 
 
 def _outline(edges: Sequence[float], values: Sequence[float], across: Axis, up: Axis, height: int, *, closed: bool) -> str:

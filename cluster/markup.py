@@ -47,6 +47,12 @@ def join(*children: Content, between: str = "") -> Markup:
     return Markup(escaped(between).join(child.text if isinstance(child, Markup) else escaped(child) for child in children if child is not None))
 
 
+def breakable(address: str) -> Markup:
+    """A path or an address that may be broken after its slashes, and only where that does not help within its names."""
+    first, *others = address.split("/")
+    return join(first, *(piece for other in others for piece in ("/", element("wbr"), other)))
+
+
 def slug(text: str) -> str:
     """A name as an id that a link on the page can lead to."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunefleet.cluster.markup import Content, Markup, element, join, slug
+from tunefleet.cluster.markup import Content, Markup, breakable, element, join, slug
 from tunefleet.cluster.pagestyle import STYLE
 
 Tone = Literal["plain", "good", "bad", "warn"]
@@ -98,7 +98,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Content | Cell]], *, t
 
 def facts(pairs: Iterable[tuple[str, Content]]) -> Markup:
     """Names and values in two or three columns: settings, versions, counts."""
-    return element("dl", *(element("div", element("dt", name), element("dd", value)) for name, value in pairs), class_="facts")
+    said = ((name, breakable(value) if isinstance(value, str) else value) for name, value in pairs)
+    return element("dl", *(element("div", element("dt", name), element("dd", value)) for name, value in said), class_="facts")
 
 
 def notice(said: str, *, tone: Tone = "warn", detail: str | None = None) -> Markup:

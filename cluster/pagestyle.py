@@ -64,7 +64,6 @@ main section > h2 + .about { margin-top: .2rem; }
 .notice { margin: .6rem 0; padding: .65rem .95rem; border-radius: 8px; background: var(--tone-wash); border-left: 3px solid var(--tone); font-size: .9375rem; }
 .notice p { margin: 0; max-width: none; } .notice p + p { margin-top: .2rem; color: var(--soft); white-space: pre-wrap; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2.25rem; align-items: start; margin-bottom: -.9rem; }
-.grid.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
 .grid > * { padding-bottom: 1.75rem; } .grid > figure { padding-bottom: 0; } .grid > figure > :last-child { padding-bottom: 1.75rem; }
 .grid.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
 .grid > * { min-width: 0; margin: 0; grid-row: span 2; } .grid > figure { display: grid; grid-template-rows: subgrid; row-gap: 0; }
@@ -79,7 +78,7 @@ tbody th { font-weight: 500; }
 .aside { color: var(--soft); font-weight: 400; white-space: nowrap; } td .aside { font-size: .8438rem; }
 tbody tr:last-child > * { border-bottom-color: var(--rule); }
 td.good, td.bad, td.warn { color: var(--tone); font-weight: 560; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 2.5rem; margin: 0; font-size: .9063rem; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 2.5rem; margin: .8rem 0 0; font-size: .9063rem; }
 .facts > div { display: grid; grid-template-columns: minmax(7rem, 2fr) 3fr; gap: .75rem; padding: .42rem 0; border-bottom: 1px solid var(--hair); }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; min-width: 0; }
 pre, code, .text { font-family: var(--mono); font-size: .8125rem; }
@@ -112,7 +111,7 @@ svg text { font: 11px var(--text); fill: var(--faint); font-variant-numeric: tab
 svg .grid-line { stroke: var(--hair); stroke-width: 1; } svg .axis-line { stroke: var(--rule); stroke-width: 1; }
 svg .curve { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke; }
 svg .curve.faint { stroke-width: 1; opacity: .38; } svg .curve.dashed { stroke-dasharray: 5 4; stroke-linecap: butt; }
-svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; } svg .fill.soft { opacity: .5; }
+svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; } svg .fill.soft { opacity: .7; }
 svg .whisker { stroke: var(--c); stroke-width: 2; } svg .dot { fill: var(--c); stroke: var(--paper); stroke-width: 1.5; }
 svg .split { stroke: var(--paper); stroke-width: 1.5; } .stack svg { display: block; border-radius: 4px; overflow: hidden; }
 svg .mark { stroke: var(--warn); stroke-width: 1; stroke-dasharray: 2 3; } svg .mark-label { fill: var(--warn); }

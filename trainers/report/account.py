@@ -99,7 +99,7 @@ def data(run: Gathered) -> Section | None:
     pairs: list[tuple[str, Content]] = [(name, quantity(counts[key])) for key, name in PLAIN.items() if key in counts]
     if counts.get("tokens"):
         share = counts.get("supervised", 0) / counts["tokens"]
-        pairs += [("tokens", quantity(counts["tokens"])), ("of them supervised", f"{quantity(counts.get('supervised', 0))} ({share:.0%})")]
+        pairs += [("tokens", quantity(counts["tokens"])), ("supervised tokens", f"{quantity(counts.get('supervised', 0))} ({share:.0%})")]
     pairs += [("trained on", words_of(run, "train")), ("held out", words_of(run, "holdout"))]
     told = {"data report": "report", "data version": "data_version", "store": "store", "fingerprint": "fingerprint"}
     pairs += [(name, str(prepared[key])) for name, key in told.items() if prepared.get(key)]
@@ -134,7 +134,7 @@ def words_of(run: Gathered, side: str) -> str:
     """The sources of a side in a few words."""
     held = run.section("data").get(side)
     if isinstance(held, int | float):
-        return f"{held:.0%} of the training rows, by a hash of the prompt" if held else "nothing"
+        return f"{held:.0%} of the training rows, drawn by a hash of their text" if held else "nothing"
     names = [str(source.get("path", "")) for source in held if isinstance(source, Mapping)] if isinstance(held, list) else []
     return ", ".join(names) or "-"
 

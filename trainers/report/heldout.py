@@ -11,7 +11,7 @@ from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
 from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.standing import compared, result
+from tunefleet.trainers.report.standing import compared, digits_of, result
 from tunefleet.trainers.report.wording import better, finite, metric_name, metric_unit, with_interval
 
 TONES = {"better": "good", "worse": "bad", "unclear": "plain"}
@@ -45,8 +45,9 @@ def _numbers(run: Gathered, held: str, part: Mapping[str, Any]) -> Markup:
     for name, tuned in part["tuned"].items():
         difference = part.get("difference", {}).get(name)
         outcome = compared(difference, better(name, run.section("evaluation")))
-        changed = Cell(with_interval(difference, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
-        rows.append([metric_name(name), with_interval(part["base"].get(name)), with_interval(tuned), changed])
+        digits = digits_of(difference)
+        changed = Cell(with_interval(difference, digits, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
+        rows.append([metric_name(name), with_interval(part["base"].get(name), digits), with_interval(tuned, digits), changed])
     title = f"{held}: {count(part['rows'], 'row')}, {count(part['tokens'], 'token')}"
     return table(["metric", "base", "tuned", "difference"], rows, title=title)
 

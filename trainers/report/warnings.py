@@ -88,7 +88,8 @@ def _rows(run: Gathered) -> list[Warning]:
     }
     quality = quality if isinstance(quality, dict) else {}
     cut = counts.get("truncated", 0) / (counts.get("rows") or 1) if quality.get("truncated") == "keep" else 0.0
-    long = [Warning(f"{cut:.0%} of the rows are longer than data.max_length and lost their end.")] if cut >= CUT else []
+    lost = counts.get("supervised_lost", 0) / ((counts.get("supervised", 0) + counts.get("supervised_lost", 0)) or 1)
+    long = [Warning(f"{cut:.0%} of the rows are longer than data.max_length and lost their end, {lost:.0%} of what should be learnt.")] if cut >= CUT else []
     return long + [
         Warning(f"{count(counts[kind], 'row')} {text} (data.quality.{kind}: warn).")
         for kind, text in said.items()

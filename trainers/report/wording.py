@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from tunefleet.cluster.axes import decimals, short
+from tunefleet.cluster.axes import short
 from tunefleet.cluster.markup import Content, join
 from tunefleet.cluster.page import aside
 from tunefleet.trainers.run import METRICS
@@ -42,14 +42,13 @@ def finite(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
-def with_interval(estimate: Mapping[str, Any] | None, *, signed: bool = False) -> Content:
-    """``1.92 (1.85 to 2.01)``, with as many digits as the interval warrants."""
+def with_interval(estimate: Mapping[str, Any] | None, digits: int, *, signed: bool = False) -> Content:
+    """``1.92 (1.85 to 2.01)``, to so many digits after the point."""
     if not estimate or estimate.get("value") is None:
         return "-"
     low, high = finite(estimate.get("low")), finite(estimate.get("high"))
     if math.isnan(low) or math.isnan(high):
         return short(estimate["value"])
-    digits = decimals(low, high)
     value, low_end, high_end = (exact(number, digits, signed=signed) for number in (estimate["value"], low, high))
     return join(f"{value} ", aside(f"({low_end} to {high_end})"))
 
@@ -64,6 +63,8 @@ def exact(value: float, digits: int, *, signed: bool = False) -> str:
 
 def span(seconds: float) -> str:
     """``0.4 s``, ``39 s``, ``3 min 05 s``, ``2 h 04 min``."""
+    if 0 < seconds < 0.05:
+        return "<0.1 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

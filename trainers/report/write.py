@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from statistics import mean, median
 
-from tunefleet.cluster.axes import quantity, short
+from tunefleet.cluster.axes import amount, quantity, short
 from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.markup import Markup
 from tunefleet.cluster.page import Figure, Section, figures, notice, page, section
@@ -84,13 +84,13 @@ def _figures(run: Gathered) -> list[Figure]:
         last = run.metrics[-1]
         losses = [y for _, y in points(run, "loss") if math.isfinite(y)]
         width = smoothing(len(losses))
-        ended = f"mean of the last {width} steps; " if width > 1 else ""
-        found.append(Figure("training loss", short(mean(losses[-width:])) if losses else "-", "", f"{ended}first {short(losses[0])}" if losses else ""))
+        told = [f"mean of the last {width} steps"] * (width > 1) + [f"first {short(losses[0])}"] * (len(losses) > 1)
+        found.append(Figure("training loss", short(mean(losses[-width:])) if losses else "-", "", "; ".join(told)))
         of = f"of {quantity(where.steps)}" if where.steps and where.steps != where.step else ""
         found.append(Figure("steps", quantity(where.step), of, f"{finite(last.get('epoch')):.2g} passes over the rows"))
-        found.append(Figure("tokens", short(finite(last.get("tokens"))), "", "padding left out"))
+        found.append(Figure("tokens", amount(finite(last.get("tokens"))), "", "padding left out"))
         speed, padding = _speed(run)
-        found.append(Figure("throughput", short(speed), "tokens/s", f"median of steps, {padding:.1%} padding" if padding else "median of steps, no padding"))
+        found.append(Figure("throughput", amount(speed), "tokens/s", f"median of steps, {padding:.1%} padding" if padding else "median of steps, no padding"))
     seconds = spent(run)
     if seconds:
         whole, useful = sum(seconds.values()), seconds.get("training", 0.0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunefleet.cluster.axes import axis, decimals, finite_runs, quantity, short, smoothed, thinned
+from tunefleet.cluster.axes import axis, decimals, finite_runs, quantity, short, smoothed, thinned, tick_words
 from tunefleet.cluster.charts import Bar, Estimate, Range, Series, bars, histogram, lines, ranges, stack
 from tunefleet.cluster.markup import Markup
 
@@ -53,7 +53,7 @@ def test_what_is_no_number_is_a_gap_and_not_a_zero() -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.0, "0"), (8e-4, "0.0008"), (1e-5, "1e-5"), (1.23456, "1.235"), (9999, "9999"), (12345, "12.35k"), (2.5e6, "2.5M"), (math.nan, "not finite")],
+    [(0.0, "0"), (8e-4, "0.0008"), (1e-5, "1e-5"), (1.23456, "1.235"), (9999, "9,999"), (12345, "12.35k"), (2.5e6, "2.5M"), (math.nan, "not finite")],
 )
 def test_short_words_for_numbers(value: float, said: str) -> None:
     assert short(value) == said
@@ -62,6 +62,38 @@ def test_short_words_for_numbers(value: float, said: str) -> None:
 @pytest.mark.parametrize(("low", "high", "digits"), [(2.81, 2.875, 3), (794, 1331, 0), (-0.0371, -0.0185, 3), (1.0, 1.0, 4), (0, 1e-9, 5)])
 def test_an_interval_says_how_many_digits_count(low: float, high: float, digits: int) -> None:
     assert decimals(low, high) == digits
+
+
+@pytest.mark.parametrize(
+    ("ticks", "said"),
+    [
+        ((1.5, 2.0, 2.5), ["1.5", "2.0", "2.5"]),
+        ((0.0, 5000.0, 10000.0), ["0", "5k", "10k"]),
+        ((-1.0, 0.0, 1.0), ["\u22121", "0", "1"]),
+        ((0.0, 2e-6, 4e-6), ["0", "2e-6", "4e-6"]),
+        ((1e-3, 1.0, 1e3), ["0.001", "1", "1,000"]),
+    ],
+)
+def test_the_ticks_of_an_axis_have_one_unit_and_equally_many_digits(ticks: tuple[float, ...], said: list[str]) -> None:
+    assert tick_words(ticks) == said
+
+
+@given(low=st.floats(0, 1e6), high=st.floats(0, 1e6))
+def test_no_tick_is_worded_as_another_value(low: float, high: float) -> None:
+    ticks = axis([low, high]).ticks
+    assert len(set(tick_words(ticks))) == len(ticks)
+
+
+@given(low=st.integers(0, 1000), reach=st.integers(0, 10**6))
+def test_what_counts_has_whole_ticks(low: int, reach: int) -> None:
+    found = axis([low, low + reach], loose=False, whole=True)
+    assert all(tick == int(tick) for tick in found.ticks)
+
+
+def test_a_single_point_is_a_dot_with_its_interval() -> None:
+    alone = lines("toy", [Series("a", [(1.0, 2.0)], low=[1.0], high=[3.0])], x="step", y="loss").text
+    assert alone.count("whisker") == 1
+    assert "<circle" in alone.partition('class="strip"')[0]
 
 
 def test_a_count_is_given_in_full() -> None:
