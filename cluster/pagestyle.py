@@ -76,6 +76,7 @@ thead th { color: var(--soft); font-weight: 500; font-size: .8125rem; border-bot
 tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; overflow-wrap: normal; } .number:has(.aside) { white-space: normal; }
 .aside { color: var(--soft); font-weight: 400; white-space: nowrap; } td .aside { font-size: .8438rem; }
+th .about { font-size: .8438rem; font-weight: 400; } th[scope=row] { min-width: 8.5rem; }
 tbody tr:last-child > * { border-bottom-color: var(--rule); }
 td.good, td.bad, td.warn { color: var(--tone); font-weight: 560; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 2.5rem; margin: .8rem 0 0; font-size: .9063rem; }
@@ -126,6 +127,7 @@ svg .guide { stroke: var(--faint); stroke-width: 1; }
 .parts { margin: .7rem 0 0; }
 .parts th svg { width: 12px; height: 12px; margin-right: .6rem; vertical-align: -1px; } .parts tbody th { font-weight: 400; }
 @media (max-width: 34rem) {
+  .text { max-height: 30rem; }
   th, td { padding-right: .65rem; } .number .aside { white-space: normal; } .facts > div { grid-template-columns: 2fr 3fr; } .plot { --axis: 2.9rem; }
 }
 @media print {

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunefleet.cluster import charts
-from tunefleet.cluster.axes import count, short
-from tunefleet.cluster.markup import Markup, element
-from tunefleet.cluster.page import Cell, Figure, Section, Tone, figures, fold, grid, notice, page, paragraph, section, table, texts, verdict
+from tunefleet.cluster.axes import amount, count
+from tunefleet.cluster.markup import Content, Markup, element, join
+from tunefleet.cluster.page import Cell, Figure, Section, Tone, facts, figures, fold, notice, page, paragraph, section, table, texts, verdict
 from tunefleet.cluster.storage import Storage
 from tunefleet.data.advice import Advice, advise, percent
 from tunefleet.data.cases import words_of_rows
 from tunefleet.data.facts import Facts
 from tunefleet.data.gate import MEANING, Case, Finding, Verdict
+from tunefleet.data.sourcepage import ABOUT, source_charts, source_table
 from tunefleet.data.summary import SourceSummary, summarise
 from tunefleet.data.survey import Reading
 
@@ -79,6 +79,11 @@ def as_json(report: Report) -> dict[str, Any]:
     return {"version": 1, "counts": counts, "advice": advice, "findings": findings, "sources": sources, "decisions": list(report.decisions)}
 
 
+def sources_of(storage: Storage) -> list[Any]:
+    """What the report of a store says of its sources, as plain values; nothing where it has no report."""
+    return list(json.loads(storage.read(JSON))["sources"]) if storage.exists(JSON) else []
+
+
 def _case_json(report: Report, case: Case) -> dict[str, Any]:
     """A case with places and words."""
     named = {"place": case.row, "other": case.other}
@@ -94,7 +99,7 @@ def as_page(report: Report) -> str:
         section("What to do", *map(_advice, report.advice), about="The gravest first.") if report.advice else None,
         _findings(report),
         section("Rows to look at", *(_cases(report, finding, is_open=i == 0) for i, finding in enumerate(_by_gravity(report, found)))) if found else None,
-        _sources(report),
+        section("Sources", source_table(report.sources), source_charts(report.sources, report.max_length), about=ABOUT),
         section("Decisions", element("ul", *(element("li", text) for text in report.decisions))) if report.decisions else None,
     ]
     return page(
@@ -125,10 +130,11 @@ def _figures(report: Report) -> Markup:
     rows, kept = len(report.judged.keep), int(report.judged.keep.sum())
     tokens, supervised, lost = (sum(values) for values in zip(*((s.tokens, s.supervised, s.lost) for s in report.sources), strict=True))
     longest = max((source.lengths.longest for source in report.sources if source.lengths), default=0)
+    refused = sum(finding.count for finding in report.judged.findings if finding.policy == "error")
     shown = [
         Figure("rows", f"{rows:,}"),
-        Figure("stay", f"{kept:,}", more=percent(kept / max(rows, 1))),
-        Figure("tokens", short(tokens)),
+        Figure("refused", f"{refused:,}", tone="bad") if report.judged.refuses else Figure("stay", f"{kept:,}", more=percent(kept / max(rows, 1))),
+        Figure("tokens", amount(tokens)),
         Figure("longest row", f"{longest:,}", "tokens", more=f"max_length {report.max_length:,}"),
     ]
     if supervised:
@@ -144,17 +150,33 @@ def _advice(advice: Advice) -> Markup:
 
 
 def _findings(report: Report) -> Section:
-    """Every kind that is looked for, also those that no row has: what was not found is an answer too."""
+    """Every kind of row that was found; and what was not found, which is an answer too."""
     several = len(report.sources) > 1
     names = [source.name for source in report.sources] if several and len(report.sources) <= 6 else []
-    rows: list[list[Cell | str]] = []
-    for finding in sorted(report.judged.findings, key=lambda one: not one.count):
-        tone: Tone = "plain" if not finding.count or finding.policy in ("drop", "keep") else "bad" if finding.policy == "error" else "warn"
-        share = percent(finding.count / max(len(report.judged.keep), 1)) if finding.count else ""
-        done = DONE[finding.policy] if finding.count or finding.policy == "off" else ""
+    rows: list[list[Content | Cell]] = []
+    for finding in (one for one in report.judged.findings if one.count):
+        tone: Tone = "plain" if finding.policy in ("drop", "keep") else "bad" if finding.policy == "error" else "warn"
         of_sources = [f"{number:,}" if number else "" for number in finding.by_part] if names else []
-        rows.append([f"{finding.kind.replace('_', ' ')}: {MEANING[finding.kind]}", Cell(f"{finding.count:,}", tone), share, done, *of_sources])
-    return section("What was looked for", table(["rows that", "rows", "of all", "they are", *names], rows, numbers=[1, 2, *range(4, 4 + len(names))]))
+        share = percent(finding.count / max(len(report.judged.keep), 1))
+        rows.append([_named(finding.kind), Cell(f"{finding.count:,}", tone), share, DONE[finding.policy], *of_sources])
+    found = table(["kind of row", "found", "of all", "they are", *names], rows, numbers=[1, 2, *range(4, 4 + len(names))]) if rows else None
+    clean = [finding.kind for finding in report.judged.findings if not finding.count and finding.policy != "off"]
+    unsought = [finding.kind for finding in report.judged.findings if finding.policy == "off"]
+    return section("What was looked for", found, _listed("Not found", clean), _listed("Not looked for", unsought))
+
+
+def _named(kind: str) -> Markup:
+    return join(_spoken(kind), element("div", MEANING[kind], class_="about"))
+
+
+def _listed(title: str, kinds: Sequence[str]) -> Markup | None:
+    """Kinds of rows by name, and what they mean when asked."""
+    return fold(title, facts((_spoken(kind), f"rows that {MEANING[kind]}") for kind in kinds), aside=", ".join(map(_spoken, kinds))) if kinds else None
+
+
+def _spoken(kind: str) -> str:
+    """``exact_duplicates`` as people say it."""
+    return kind.replace("_", " ")
 
 
 def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:
@@ -165,7 +187,7 @@ def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:
 def _cases(report: Report, finding: Finding, *, is_open: bool) -> Markup:
     shown = [_case(report, finding.kind, case) for case in finding.cases]
     none = None if shown else paragraph("They stand too deep in their files to be read again for this page.")
-    return fold(finding.kind.replace("_", " "), none, *shown, aside=f"{finding.count:,} rows that {MEANING[finding.kind]}", is_open=is_open)
+    return fold(_spoken(finding.kind), none, *shown, aside=f"{finding.count:,} rows that {MEANING[finding.kind]}", is_open=is_open)
 
 
 def _case(report: Report, kind: str, case: Case) -> Markup:
@@ -178,36 +200,3 @@ def _case(report: Report, kind: str, case: Case) -> Markup:
     if case.other >= 0:
         parts.insert(0, (f"{report.judged.places[case.other]} (stays)", report.words.get(case.other, "(cannot be read again)")))
     return element("div", above, texts(parts, lead=len(parts) - 1 if case.other >= 0 else None), class_="case")
-
-
-def _sources(report: Report) -> Section:
-    masked = any(source.learnt for source in report.sources)
-    columns = ["source", "side", "rows", "stay", "tokens", "median", "95%", "longest", *(["learnt", "cut off"] if masked else [])]
-    rows = []
-    for source in report.sources:
-        lengths = source.lengths
-        measured = [f"{value:,}" for value in (lengths.median, lengths.p95, lengths.longest)] if lengths else ["", "", ""]
-        of_mask = [percent(source.supervised / max(source.tokens, 1)), percent(source.lost / max(source.lost + source.supervised, 1))] if masked else []
-        rows.append([source.name, "held out" if source.held else "training", f"{source.rows:,}", f"{source.kept:,}", f"{source.tokens:,}", *measured, *of_mask])
-    drawn = [piece for source in report.sources for piece in _drawn(source, report.max_length, named=len(report.sources) > 1)]
-    return section("Sources", table(columns, rows, numbers=range(2, len(columns))), grid(*drawn), about="Tokens a row, of the rows that stay.")
-
-
-def _drawn(source: SourceSummary, max_length: int, *, named: bool) -> list[Markup]:
-    """Charts of a source: lengths, the share that is learnt where it differs between rows, labels."""
-    of = f"{source.name}: " if named else ""
-    drawn = []
-    if source.lengths:
-        limit = [(float(max_length), "max_length")] if source.lengths.longest * 1.6 >= max_length >= source.lengths.longest else []
-        held = source.lengths.histogram
-        drawn.append(charts.histogram(f"{of}lengths", held.edges, {"rows": held.counts}, x="tokens a row", y="rows", marks=limit))
-    if source.learnt and sum(1 for one in source.learnt.counts if one) > 1:
-        held = source.learnt
-        drawn.append(
-            charts.histogram(f"{of}share that is learnt", [100 * edge for edge in held.edges], {"rows": held.counts}, x="% of a row's tokens", y="rows")
-        )
-    if source.labels:
-        bars = [charts.Bar(label.name, label.rows) for label in source.labels]
-        bars += [charts.Bar("all others", source.other_labels, colour="base")] if source.other_labels else []
-        drawn.append(charts.bars(f"{of}labels", bars, unit="rows that stay"))
-    return drawn

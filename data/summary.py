@@ -107,14 +107,15 @@ def _lengths(tokens: Ints, lost: Ints) -> Lengths:
 
 
 def _histogram(values: npt.NDArray[np.float64] | Ints, top: float, bins: int) -> Histogram:
-    """Counts from 0 to ``top``; edges of whole numbers lie on whole numbers."""
+    """Counts from 0 to ``top``. Edges of whole numbers lie on whole numbers, the last behind ``top``: no bar seems to hold values above it."""
     import numpy as np
 
     whole = values.dtype.kind == "i"
-    width = max(int(np.ceil((top + 1) / bins)), 1) if whole else top / bins
-    count = int(np.ceil((top + 1) / width)) if whole else bins
-    counts, edges = np.histogram(values, count, (0, width * count))
-    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+    end = top + 1 if whole else top
+    width = max(int(np.ceil(end / bins)), 1) if whole else top / bins
+    count = int(np.ceil(end / width)) if whole else bins
+    counts, edges = np.histogram(values, count, (end - width * count, end))
+    return Histogram(tuple(np.maximum(edges, 0).tolist()), tuple(counts.tolist()))
 
 
 def _labels(facts: Facts, rows: Ints) -> tuple[tuple[Label, ...], int]:

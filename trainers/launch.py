@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,6 +213,7 @@ def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | 
 
     Raises DataError for the rows, SettingsError for a tokenizer that does not fit the model.
     """
+    from tunefleet.data.datareport import sources_of
     from tunefleet.data.feed import feed_of
     from tunefleet.data.prepare import prepare
     from tunefleet.data.store import Store
@@ -232,7 +233,8 @@ def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | 
     made = prepare(run.data, make_objective(run.objective, tokenizer.pad_token_id).layout, tokenizer, cluster=cluster)
     feed = feed_of(Store.open(made.store, run.data.cache), run.data, run.training.step_size(), run.training.seed)
     _decide([held], console, (*decisions, *made.decisions, *feed.decisions()))
-    Events(held.storage).add("prepared", store=made.store, fingerprint=made.fingerprint, data_version=made.version, created=made.created, counts=made.counts)
+    told = {name: value for name, value in asdict(made).items() if name in ("store", "fingerprint", "report", "created", "counts")}
+    Events(held.storage).add("prepared", data_version=made.version, sources=sources_of(open_storage(made.store)), **told)
     return Ready(made, tokenizer.pad_token_id, feed.steps.per_epoch)
 
 

@@ -10,6 +10,7 @@ from tunefleet.cluster.charts import stack
 from tunefleet.cluster.markup import Content, Markup, element, join
 from tunefleet.cluster.metrics import Record
 from tunefleet.cluster.page import Cell, Section, code, facts, fold, section, table
+from tunefleet.data.sourcepage import ABOUT, source_charts, source_table
 from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.report.gather import Gathered
@@ -105,7 +106,12 @@ def data(run: Gathered) -> Section | None:
     pairs += [(name, str(prepared[key])) for name, key in told.items() if prepared.get(key)]
     said = [str(record.get("text", "")) for record in run.all_of("decision")]
     decisions = fold("Decisions that nobody made in the run file", _listed(said), aside=str(len(said))) if said else None
-    return section("Data", facts(pairs), _gate(counts, run.section("data").get("quality")), decisions)
+    max_length = run.section("data").get("max_length")
+    sources: list[Content] = []
+    if run.sources and isinstance(max_length, int):
+        drawn = fold("How long the rows are, and what is learnt of them", source_charts(run.sources, max_length))
+        sources = [source_table(run.sources), element("p", ABOUT, class_="about"), drawn]
+    return section("Data", facts(pairs), *sources, _gate(counts, run.section("data").get("quality")), decisions)
 
 
 def _gate(counts: Mapping[str, int], quality: Any) -> Markup:

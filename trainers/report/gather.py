@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from tunefleet.cluster.errors import OutputError, TunefleetError
 from tunefleet.cluster.masking import masked, masked_value
 from tunefleet.cluster.metrics import Record, read_lines
 from tunefleet.cluster.storage import Storage
 from tunefleet.cluster.yamlfile import parse
+from tunefleet.data.summary import SourceSummary
 from tunefleet.trainers.evaluation.files import FOLDER, read_results
 from tunefleet.trainers.evaluation.samples import STEP as SAMPLES
 from tunefleet.trainers.stage import DONE, EVENTS, METRICS, RUN_FILE, read_done
@@ -35,6 +38,7 @@ class Gathered:
     evaluations: list[Record]
     samples: list[Record]
     done: Record
+    sources: tuple[SourceSummary, ...] = ()
     unread: tuple[str, ...] = ()
 
     def section(self, name: str) -> Mapping[str, Any]:
@@ -67,6 +71,7 @@ def gather(storage: Storage, now: float) -> Gathered:
             return otherwise
 
     text = storage.read(RUN_FILE).decode(errors="replace")
+    events = read(EVENTS, lambda: read_lines(storage, EVENTS), [])
     run = read(RUN_FILE, lambda: parse(text, RUN_FILE).value, {})
     return Gathered(
         address=masked(storage.address),
@@ -74,12 +79,19 @@ def gather(storage: Storage, now: float) -> Gathered:
         run_text=masked(text),
         run=run if isinstance(run, Mapping) else {},
         metrics=read(METRICS, lambda: read_lines(storage, METRICS), []),
-        events=read(EVENTS, lambda: read_lines(storage, EVENTS), []),
+        events=events,
         evaluations=read(FOLDER, lambda: read_results(storage), []),
         samples=read(SAMPLES, lambda: _samples(storage), []),
+        sources=read("the sources in events.jsonl", lambda: _sources(events), ()),
         done=read(DONE, lambda: read_done(storage) if storage.exists(DONE) else {}, {}),
         unread=tuple(unread),
     )
+
+
+def _sources(events: list[Record]) -> tuple[SourceSummary, ...]:
+    """What the last preparation said of its sources. Raises ValueError for what has another shape."""
+    said = [record["sources"] for record in events if record.get("event") == "prepared" and "sources" in record]
+    return TypeAdapter(tuple[SourceSummary, ...]).validate_python(said[-1]) if said else ()
 
 
 def _samples(storage: Storage) -> list[Record]:
