@@ -9,13 +9,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.failures import Budget, Failure, RaisedError, Verdict, final_error
 from tunefleet.cluster.heartbeat import Watchdog
-from tunefleet.cluster.metrics import Record, Tail
-from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.cluster.metrics import Record, SharedLines, Tail, delete_lines, read_lines
+from tunefleet.cluster.storage import Storage, is_remote, open_storage
 from tunefleet.cluster.world import World
 
 STARTED = "started.jsonl"
@@ -52,7 +53,7 @@ def run_group(
 
     notes = open_storage(storage_path).sub(name)
     for stale in (STARTED, raytrain.FAILURES):
-        notes.delete(stale)
+        delete_lines(notes, stale)
     notes.delete_tree(raytrain.STACKS)
     first = progress or _no_progress
     judge = raytrain.Judge(Budget(max_failures, first()), first, notes, workers)
@@ -64,13 +65,23 @@ def run_group(
         on_event("group_started" if file == STARTED else "group_failed", record)
 
     config = {"function": function, "payload": payload, "hang_timeout_s": hang_timeout_s, "notes": notes}
-    with _ray_train_settings(start_timeout_s, hang_timeout_s), Tail(notes, tell, names=(STARTED, raytrain.FAILURES)):
-        error = _fit(config, judge, workers, use_gpu, cpus_per_worker, hang_timeout_s, name, storage_path)
+    with _ray_train_settings(start_timeout_s, hang_timeout_s), Tail(notes, tell, names=(STARTED, raytrain.FAILURES)), _place_of_ray(storage_path) as place:
+        error = _fit(config, judge, workers, use_gpu, cpus_per_worker, hang_timeout_s, name, place)
     if error is not None:
         failure = raytrain.classify(error)
         if last.get("kind") == "hung":  # the controller saw the stacks that the watchdogs left; the error alone tells only of dead processes
             failure = Failure("hung", last["cause"], tuple(last["ranks"]), trace=last["trace"])
         raise final_error(failure, Verdict(False, last.get("reason", ""))) from error
+
+
+@contextmanager
+def _place_of_ray(storage_path: str) -> Iterator[str]:
+    """Where Ray Train keeps its own notes, which nobody else reads: with ours in a folder; here, for a while, when ours are on S3."""
+    if not is_remote(storage_path):
+        yield storage_path
+        return
+    with TemporaryDirectory(prefix="tunefleet-ray-", ignore_cleanup_errors=True) as folder:
+        yield folder
 
 
 def _fit(
@@ -125,11 +136,9 @@ def _work(config: dict[str, Any]) -> None:
 
 def _announce(notes: Storage, people: list[dict[str, Any]]) -> int:
     """Note who has started, and return which attempt this is, from 1."""
-    import json
-
-    before = notes.read(STARTED).count(b"\n") if notes.exists(STARTED) else 0
-    notes.append(STARTED, json.dumps({"attempt": before + 1, "workers": people}).encode() + b"\n")
-    return before + 1
+    attempt = len(read_lines(notes, STARTED)) + 1
+    SharedLines(notes, STARTED).add({"attempt": attempt, "workers": people})
+    return attempt
 
 
 def raised(error: Exception) -> RaisedError:

@@ -25,6 +25,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 
 from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.failures import Budget, Failure, Kind, RaisedError
+from tunefleet.cluster.metrics import SharedLines
 from tunefleet.cluster.storage import Storage
 
 FAILURES = "failures.jsonl"
@@ -66,11 +67,9 @@ class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
         return Failure("hung", cause, ranks=frozen or tuple(sorted(told)), trace=text)
 
     def _note(self, failure: Failure, restart: bool, reason: str, progress: int, trouble: str) -> None:
-        import json
-
         record = {"kind": failure.kind, "ranks": failure.ranks, "cause": failure.cause, "restart": restart, "reason": reason, "progress": progress}
         extra = {"trouble": trouble} if trouble else {}
-        self._notes.append(FAILURES, json.dumps({**record, "trace": failure.trace, **extra}).encode() + b"\n")
+        SharedLines(self._notes, FAILURES).add({**record, "trace": failure.trace, **extra})
 
 
 class LocalScaling(FixedScalingPolicy):  # type: ignore[misc]

@@ -14,9 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tunefleet.cluster.errors import RequestError, SettingsError, TunefleetError, nearest
+from tunefleet.cluster.addresses import address_problem
+from tunefleet.cluster.errors import PreflightError, RequestError, SettingsError, StorageError, TunefleetError, nearest
 from tunefleet.cluster.plugins import plugin
 from tunefleet.cluster.settings import Checked
+from tunefleet.cluster.storage import is_remote, open_storage
+from tunefleet.cluster.storages.folders import has_file, local_folder
 from tunefleet.trainers.run import METRICS, TRACKERS, Lora, Model, RunFile
 
 Checks = tuple[tuple[tuple[str, ...], Callable[["Subject"], Iterator[RequestError]]], ...]
@@ -42,6 +45,8 @@ def check_run(
     ``known`` is looked at instead of ``run.model``. ``text`` is what was found in the run file: values that were wrong there are left alone.
     ``local``: the run starts a Ray of its own on this machine, so its resources are known. ``checks``: CHECKS, or ROW_CHECKS for rows alone.
     """
+    if secrets := address_problems(run):
+        return secrets
     subject = Subject(run, known or run.model, local)
     problems: list[RequestError] = []
     for keys, find in CHECKS if checks is None else checks:
@@ -73,12 +78,30 @@ def _places(subject: Subject) -> Iterator[RequestError]:
     """Folders that cannot be made or written. Nothing is put there yet: a refused run leaves no trace."""
     for key, name in (("output", subject.run.output), ("data.store", subject.run.data.store)):
         path = Path(name).expanduser().absolute()
-        if "://" in name:
+        if is_remote(name):
+            yield from _unreachable(key, name)
             continue
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             got = f"{there} is {'not writable' if there.is_dir() else 'a file'}"
             yield SettingsError(f"{key}: nothing can be written there", got=got, want="a folder that can be made and written", fix=f"name another {key}")
+
+
+def _unreachable(key: str, address: str) -> Iterator[RequestError]:
+    """A bucket that is not there or may not be listed, a server that does not answer."""
+    try:
+        open_storage(address).list("run.yaml")
+    except StorageError as error:
+        yield PreflightError(f"{key}: {error.what}", got=error.got, want=error.want, fix=error.fix)
+
+
+def address_problems(run: RunFile) -> list[RequestError]:
+    """Addresses that hold a secret. They come before everything else: the other checks name addresses in what they say."""
+    held = run.data.holdout if isinstance(run.data.holdout, list) else []
+    named = [("output", run.output), ("data.store", run.data.store), ("model.name_or_path", run.model.name_or_path), ("model.config", run.model.config)]
+    named += [("model.tokenizer.name_or_path", run.model.tokenizer.name_or_path)]
+    named += [(f"data.{side}.{i}.path", source.path) for side, sources in (("train", run.data.train), ("holdout", held)) for i, source in enumerate(sources)]
+    return [found for key, text in named if isinstance(text, str) and (found := address_problem(key, text))]
 
 
 def _rows(subject: Subject) -> Iterator[RequestError]:
@@ -319,6 +342,9 @@ def _missing_model(model: Model) -> SettingsError | None:
     key, name = ("model.config", model.config) if model.init == "random" and model.config else ("model.name_or_path", model.name_or_path)
     if not isinstance(name, str) or Path(name).expanduser().exists():
         return None
+    if is_remote(name):
+        want = "the files of a model, config.json among them"
+        return None if has_file(name, "config.json") else SettingsError(f"{key}: no model there", got=name, want=want, fix="check the address")
     path = Path(name).expanduser()
     first = path.parts[0] if path.parts else ""
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and first not in (".", "..") and not Path(first).is_dir():
@@ -332,7 +358,7 @@ def _missing_model(model: Model) -> SettingsError | None:
 
 def _config_file(source: str) -> Mapping[str, Any] | None:
     """The content of a local config.json; None for what is not local. Raises SettingsError for one that is no JSON."""
-    path = Path(source).expanduser()
+    path = Path(local_folder(source, weights=False) if is_remote(source) else source).expanduser()
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         return None

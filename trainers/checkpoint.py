@@ -65,7 +65,17 @@ class Saving:
             self._error = error
 
 
-def save(storage: Storage, engine: Engine, meta: Mapping[str, Any], *, optimizer: bool, attempt: str, fence: int, after: Saving | None = None) -> Saving:
+def save(
+    storage: Storage,
+    engine: Engine,
+    meta: Mapping[str, Any],
+    *,
+    optimizer: bool,
+    attempt: str,
+    fence: int,
+    after: Saving | None = None,
+    before_commit: Callable[[], None] | None = None,
+) -> Saving:
     """Copy this rank's fragments off the device, and write them in the background. Every rank calls it at the same step.
 
     Args:
@@ -76,6 +86,7 @@ def save(storage: Storage, engine: Engine, meta: Mapping[str, Any], *, optimizer
         attempt: one name for this start of the worker group, the same on all ranks and never used before; it is part of every file's name.
         fence: the number of the lease on the output.
         after: the save before, which is awaited first.
+        before_commit: called in the background on rank 0, once its part is written: what must stand before the checkpoint counts.
     """
     if after is not None:
         after.wait()
@@ -94,7 +105,11 @@ def save(storage: Storage, engine: Engine, meta: Mapping[str, Any], *, optimizer
 
     def work() -> Manifest | None:
         write_part(storage, folder, attempt, rank, fragments)
-        return commit(storage, folder, head, ranks) if rank == 0 else None
+        if rank != 0:
+            return None
+        if before_commit is not None:
+            before_commit()
+        return commit(storage, folder, head, ranks)
 
     return Saving(f"{folder}/{MANIFEST}", work)
 

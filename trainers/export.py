@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster import heartbeat
 from tunefleet.cluster.errors import CheckpointError, SettingsError
+from tunefleet.cluster.storage import is_remote, open_storage
+from tunefleet.cluster.storages.folders import sent_up
 from tunefleet.data.layout import ANSWERS
 from tunefleet.data.templates import resolve_template
 from tunefleet.trainers.card import model_card
@@ -33,26 +35,26 @@ if TYPE_CHECKING:
     from tunefleet.cluster.storage import Storage
     from tunefleet.trainers.checkpoint import Manifest
 
-SHARD_SIZE = "5GB"
+SHARD_SIZE = "1GB"  # of a file; one that holds a single larger tensor is larger
 PROBE_ROWS, PROBE_TOKENS = 2, 16
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The folder, and what its logits were compared with: kind, max_difference, allowed, largest_logit."""
+    """The folder or address, and what its logits were compared with: kind, max_difference, allowed, largest_logit."""
 
-    path: Path
+    path: str
     checks: Mapping[str, Any]
 
 
-def export(run: RunFile, storage: Storage, manifest: Manifest, output: Path, *, merge: bool) -> Exported:
+def export(run: RunFile, storage: Storage, manifest: Manifest, output: str, *, merge: bool) -> Exported:
     """Write the weights of a checkpoint as a Hugging Face folder; one process, no distributed state. A folder that is there is replaced.
 
     Args:
         run: the run that made the checkpoint, its paths absolute.
         storage: the run's output.
         manifest: the checkpoint.
-        output: the folder to write.
+        output: the folder to write, or an address on S3.
         merge: merge an adapter into the base model's weights.
 
     Raises SettingsError for a merge of nothing, CheckpointError when what was written gives other logits than the checkpoint.
@@ -149,18 +151,18 @@ def _base_address(run: RunFile, storage: Storage) -> str:
     if run.model.init == "pretrained":
         assert run.model.name_or_path is not None
         path = Path(run.model.name_or_path).expanduser()
-        return str(path.absolute()) if path.is_dir() else run.model.name_or_path
+        return str(path.absolute()) if path.is_dir() else run.model.name_or_path  # a hub id, or an address on S3
     if not isinstance(run.peft, Lora):
         return ""
     import torch
 
     from tunefleet.trainers.evaluation.plain import PlainModel
 
-    folder = Path(storage.address) / BASE
-    if not folder.is_dir():
-        with _replacing(folder) as temporary:
+    base = f"{storage.address}/{BASE}"
+    if not storage.exists(f"{BASE}/config.json"):
+        with _replacing(base) as temporary:
             PlainModel.base(run.model_copy(update={"peft": Full()}), torch.device("cpu")).model.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
-    return str(folder)
+    return base
 
 
 def _evaluation_of(storage: Storage, manifest: Manifest) -> Mapping[str, Any] | None:
@@ -203,8 +205,14 @@ def _compare(expected: torch.Tensor, found: torch.Tensor, dtype: torch.dtype) ->
 
 
 @contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``output`` when all went well, and is gone otherwise."""
+def _replacing(place: str) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``place`` when all went well, and is gone otherwise. On S3 its config comes last."""
+    if is_remote(place):
+        above, _, name = place.rstrip("/").rpartition("/")
+        with sent_up(open_storage(above), name, last="config.json") as folder:
+            yield folder
+        return
+    output = Path(place)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (output.with_name(f".{output.name}.{word}-{os.getpid()}") for word in ("new", "old"))
     shutil.rmtree(temporary, ignore_errors=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import SettingsError
+from tunefleet.cluster.storages.folders import local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +26,14 @@ def load_exported(source: str, *, dtype: torch.dtype | None = None, attention: s
     """
     from transformers import AutoModelForCausalLM
 
-    folder = Path(source).expanduser()
+    folder = Path(local_folder(source))
     adapter = folder / ADAPTER_CONFIG
     name, revision = str(folder) if folder.is_dir() else source, None
     if adapter.is_file():
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise SettingsError("this adapter has no safetensors", got=source, want=f"{ADAPTER_WEIGHTS} (pickled weights are never opened)", fix="convert it")
         named = json.loads(adapter.read_text(encoding="utf-8"))
-        name, revision = named["base_model_name_or_path"], named.get("revision")
+        name, revision = local_folder(named["base_model_name_or_path"]), named.get("revision")
     kwargs = {"attn_implementation": attention} if attention else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or "auto", use_safetensors=True, **kwargs)
@@ -52,7 +53,7 @@ def load_exported(source: str, *, dtype: torch.dtype | None = None, attention: s
 
 def read_origin(source: str) -> Mapping[str, Any] | None:
     """How an export was made; None for a model that is no export of ours."""
-    path = Path(source).expanduser() / ORIGIN
+    path = Path(local_folder(source, weights=False)) / ORIGIN
     if not path.is_file():
         return None
     origin: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))

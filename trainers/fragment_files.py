@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tunefleet.cluster.storage import Storage, Stored
 
-FILE_BYTES = 1 << 30
+FILE_BYTES = 1_000_000_000 - (16 << 20)  # with its header, a file is an object of at most 1 GB
 FORMAT = "tunefleet fragments 1"
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import SettingsError
+from tunefleet.cluster.storages.folders import has_file, joined, local_folder
 from tunefleet.data.examples import Message
 from tunefleet.data.layout import ANSWERS
 from tunefleet.trainers.chain import EXPORT
-from tunefleet.trainers.exported import ADAPTER_CONFIG, load_exported, read_origin
+from tunefleet.trainers.exported import ADAPTER_CONFIG, ORIGIN, load_exported, read_origin
 from tunefleet.trainers.objective import make_objective
 from tunefleet.trainers.run import Model, RunFile
 from tunefleet.trainers.stage import RUN_FILE
@@ -36,10 +37,9 @@ class Generator:
         import torch
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        folder = Path(source).expanduser()
-        if (folder / RUN_FILE).is_file() and (folder / EXPORT).is_dir():
-            folder, source = folder / EXPORT, str(folder / EXPORT)
-        if (folder / RUN_FILE).is_file() or (folder / "manifest.json").is_file():
+        if has_file(source, RUN_FILE) and has_file(source, f"{EXPORT}/{ORIGIN}"):
+            source = joined(source, EXPORT)
+        if has_file(source, RUN_FILE) or has_file(source, "manifest.json"):
             model, self.tokenizer, encoder = self._from_checkpoint(source, trust_code)
         else:
             model, self.tokenizer, encoder = self._from_folder(source)
@@ -84,10 +84,8 @@ class Generator:
 
     def _from_folder(self, source: str) -> tuple[Any, Any, Encoder | None]:
         origin = read_origin(source)
-        if (Path(source).expanduser() / ADAPTER_CONFIG).is_file() and origin is None:
-            tokenizer = tokenizer_beside_adapter(source)
-        else:
-            tokenizer = load_tokenizer(Model(name_or_path=source))
+        alone = has_file(source, ADAPTER_CONFIG) and origin is None
+        tokenizer = tokenizer_beside_adapter(source) if alone else load_tokenizer(Model(name_or_path=source))
         answers = origin["layout"] == ANSWERS.name if origin else bool(tokenizer.chat_template)
         return load_exported(source), tokenizer, _encoder(tokenizer, None) if answers else None
 
@@ -137,7 +135,7 @@ def tokenizer_beside_adapter(source: str) -> Any:
     """The adapter's own tokenizer where it has one, else that of the base it names."""
     import json
 
-    folder = Path(source).expanduser()
+    folder = Path(local_folder(source, weights=False))
     named = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     own = (folder / "tokenizer.json").is_file()
     return load_tokenizer(Model(name_or_path=source) if own else Model(name_or_path=named["base_model_name_or_path"], revision=named.get("revision")))

@@ -22,7 +22,7 @@ from tunefleet.trainers.chain import Link, chain
 from tunefleet.trainers.console import RunConsole
 from tunefleet.trainers.ledger import Events, ledger
 from tunefleet.trainers.origin import lay_ready
-from tunefleet.trainers.output import Claim, Resume, claim, finished, output_problems
+from tunefleet.trainers.output import Claim, Resume, claim, finished, join_logs, output_problems
 from tunefleet.trainers.report.write import report_at_end
 from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
 from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
@@ -324,3 +324,5 @@ def _actors(claims: Sequence[Claim], placed: Sequence[Placement], stack: ExitSta
 def _close(claims: Sequence[Claim], stages: Sequence[Stage]) -> None:
     """End the ledger of the run that was named; those of its bases ended when they were done."""
     Events(claims[-1].storage).add("finished", phase="stopped", steps=stages[-1].steps)
+    for held in claims:
+        join_logs(held.storage)

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from tunefleet.cluster.metrics import SharedLines
+from tunefleet.trainers.stage import EVENTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,18 +22,21 @@ Phase = Literal["starting", "base", "training", "checkpoint", "evaluation", "res
 
 
 class Events:
-    """Appends to a run's ``events.jsonl``: one JSON object a line, with wall time in seconds since 1970."""
+    """Appends to a run's ``events.jsonl``: one JSON object a line, with wall time in seconds since 1970. ``background``: see SharedLines."""
 
-    def __init__(self, storage: Storage, *, attempt: int = 0, writes: bool = True) -> None:
-        self.storage, self.attempt, self.writes = storage, attempt, writes
+    def __init__(self, storage: Storage, *, attempt: int = 0, writes: bool = True, background: bool = False) -> None:
+        self.attempt = attempt
+        self._lines = SharedLines(storage, EVENTS, background=background) if writes else None
 
     def add(self, event: str, *, phase: Phase | None = None, **fields: Any) -> None:
         """Write one event. Ranks other than the first write nothing."""
-        import json
+        if self._lines is not None:
+            self._lines.add({"time": time.time(), "event": event, "attempt": self.attempt, **({"phase": phase} if phase else {}), **fields})
 
-        if self.writes:
-            line = {"time": time.time(), "event": event, "attempt": self.attempt, **({"phase": phase} if phase else {}), **fields}
-            self.storage.append("events.jsonl", (json.dumps(line) + "\n").encode())
+    def close(self) -> None:
+        """Store what is on its way."""
+        if self._lines is not None:
+            self._lines.close()
 
     def on_event(self, event: str, fields: dict[str, Any]) -> None:
         """The same as a callback for parts that know no phases."""
@@ -49,11 +55,17 @@ class Events:
         self.add(f"{event}_ended", phase=after, **fields)
 
 
+def when(event: Mapping[str, Any]) -> float:
+    """What orders events: on S3 several processes write them without waiting for each other."""
+    return float(event["time"])
+
+
 def ledger(events: Iterable[Mapping[str, Any]], until: float | None = None) -> dict[str, float]:
     """Seconds by phase, from the first event to the last (or to ``until``). Time after ``stopped`` belongs to nobody, so a pause costs nothing.
 
     A driver that was killed could not say so: from its last event to the ``started`` of the next one the run was ``down``.
     """
+    events = sorted(events, key=when)
     seconds: dict[str, float] = {}
     phase, since = "stopped", 0.0
     last = since

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import Refusal, RequestError, SettingsError
 from tunefleet.cluster.storage import hash_file
+from tunefleet.cluster.storages.folders import local_folder
 from tunefleet.trainers.adapters import attach
 from tunefleet.trainers.hostmemory import freed_at_once
 from tunefleet.trainers.origin import adapter_to_go_on, fill_adapter
@@ -76,7 +77,9 @@ def model_config(model: Model) -> Any:
         if isinstance(source, Mapping):
             return AutoConfig.for_model(**source)
         local = source is not model.name_or_path
-        return AutoConfig.from_pretrained(source, revision=None if local else model.revision, trust_remote_code=model.trust_remote_code)
+        return AutoConfig.from_pretrained(
+            local_folder(str(source), weights=False), revision=None if local else model.revision, trust_remote_code=model.trust_remote_code
+        )
     except _UNREADABLE as error:
         key = "model.config" if source is not model.name_or_path else "model.name_or_path"
         raise SettingsError(
@@ -161,7 +164,7 @@ def _hashed(path: Path, size: int, mtime_ns: int) -> str:
 def model_folder(model: Model) -> Path:
     """The local folder of a pretrained model's files; those of a hub id are fetched. Raises SettingsError when there are none."""
     assert model.name_or_path is not None
-    path = Path(model.name_or_path).expanduser()
+    path = Path(local_folder(model.name_or_path))
     if path.is_dir():
         return path
     from huggingface_hub import snapshot_download
@@ -178,7 +181,7 @@ def _read(run: RunFile, kwargs: dict[str, Any]) -> Any:
     model = run.model
     try:
         return AutoModelForCausalLM.from_pretrained(
-            model.name_or_path,
+            local_folder(str(model.name_or_path)),
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             dtype=weights_dtype(run),

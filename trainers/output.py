@@ -12,9 +12,10 @@ import yaml
 
 from tunefleet.cluster import lease
 from tunefleet.cluster.errors import CheckpointError, OutputError, Refusal, RequestError, SettingsError, StorageError
+from tunefleet.cluster.metrics import delete_lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import EXPORT, TOKENIZER
-from tunefleet.trainers.ledger import Events
+from tunefleet.trainers.ledger import Events, when
 from tunefleet.trainers.manifest import FOLDER, Manifest, brief, newest, newest_step, read_manifest, verify
 from tunefleet.trainers.recorded import code_of, recorded_run
 from tunefleet.trainers.resume import Differences, differences
@@ -41,7 +42,15 @@ class Claim:
 
 def output_problems(run: RunFile, *, resume: Resume, overwrite: bool) -> list[RequestError]:
     """Why this run may not write to its output: it exists, there is nothing to resume, or what is there is another run."""
-    storage = open_storage(run.output)
+    try:
+        return _output_problems(run, open_storage(run.output), resume=resume, overwrite=overwrite)
+    except RequestError as error:  # an address that is none, or files that another version has written
+        return [error]
+    except StorageError as error:
+        return [OutputError(f"output: {error.what}", got=error.got, want=error.want, fix=error.fix)]
+
+
+def _output_problems(run: RunFile, storage: Storage, *, resume: Resume, overwrite: bool) -> list[RequestError]:
     if overwrite and resume:
         return [OutputError("resume and overwrite exclude each other", fix="--resume goes on, --overwrite starts anew")]
     exists = storage.exists(RUN_FILE)
@@ -50,12 +59,9 @@ def output_problems(run: RunFile, *, resume: Resume, overwrite: bool) -> list[Re
     if not exists and storage.list(f"{FOLDER}/"):  # they would be taken for this run's own
         fix = f"put {RUN_FILE} back, or name another output"
         return [OutputError("output: holds checkpoints, and no run that made them", got=run.output, want=f"{RUN_FILE} beside them", fix=fix)]
-    try:
-        if resume is True and not (exists and newest_step(storage)):
-            return [OutputError("output: nothing to resume", got=run.output, want="a complete checkpoint", fix="leave --resume out, or say --resume=auto")]
-        return [*differences(earlier(storage, run), run).refused, *_too_short(storage, run)] if exists and resume else []
-    except RequestError as error:  # written by another version
-        return [error]
+    if resume is True and not (exists and newest_step(storage)):
+        return [OutputError("output: nothing to resume", got=run.output, want="a complete checkpoint", fix="leave --resume out, or say --resume=auto")]
+    return [*differences(earlier(storage, run), run).refused, *_too_short(storage, run)] if exists and resume else []
 
 
 def _too_short(storage: Storage, run: RunFile) -> list[RequestError]:
@@ -148,7 +154,14 @@ def _told(storage: Storage, fence: int) -> Iterator[None]:
             check_fence(storage, fence)
             if not storage.exists(DONE):
                 Events(storage).add("stopped", phase="stopped", why=brief(error))
+            join_logs(storage)
         raise
+
+
+def join_logs(storage: Storage) -> None:
+    """Make ``metrics.jsonl`` and ``events.jsonl`` whole, where they were written in parts."""
+    join_lines(storage, METRICS)
+    join_lines(storage, EVENTS, order=when)
 
 
 @contextmanager
@@ -157,7 +170,7 @@ def _given_back(storage: Storage) -> Iterator[None]:
     try:
         yield
     except RequestError:
-        if not storage.exists(METRICS) and not storage.list(f"{FOLDER}/"):
+        if not has_lines(storage, METRICS) and not storage.list(f"{FOLDER}/"):
             _clear(storage)
         raise
 
@@ -166,5 +179,7 @@ def _clear(storage: Storage) -> None:
     """Remove what a run writes, and nothing else. The run file goes last: while it stands, what is left is known to be a run's."""
     for folder in (FOLDER, "evaluation", EXPORT, MERGED, BASE, TOKENIZER, WORKERS, TRACKERS, INIT):
         storage.delete_tree(folder)
-    for name in (METRICS, EVENTS, DONE, REPORT, RUN_FILE):
+    for name in (METRICS, EVENTS):
+        delete_lines(storage, name)
+    for name in (DONE, REPORT, RUN_FILE):
         storage.delete(name)

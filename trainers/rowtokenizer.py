@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunefleet.cluster.storage import is_remote, open_storage
+from tunefleet.cluster.storages.folders import has_file, sent_up
 from tunefleet.trainers.run import RunFile
 
 
@@ -19,11 +21,13 @@ def make_tokenizer(run: RunFile) -> None:
     from tunefleet.trainers.vocabulary import train_tokenizer
 
     wanted, folder = run.model.tokenizer.train_vocab_size, run.model.tokenizer.name_or_path
-    if wanted is None or folder is None or (Path(folder) / "tokenizer.json").exists():
+    if wanted is None or folder is None or has_file(folder, "tokenizer.json"):
         return
     rows = (row for source in run.data.train for row in read_rows(source) if not row.problem)
     made = train_tokenizer((text for row in rows for text in _texts(row.values)), wanted)
-    with appearing(Path(folder)) as temporary:  # whole or not at all: half of it would be another tokenizer
+    above, _, name = folder.rpartition("/")
+    whole = sent_up(open_storage(above), name, last="tokenizer.json") if is_remote(folder) else appearing(Path(folder))
+    with whole as temporary:  # whole or not at all: half of it would be another tokenizer
         made.save_pretrained(temporary)
 
 

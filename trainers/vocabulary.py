@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tunefleet.cluster.errors import RequestError, SettingsError, nearest
+from tunefleet.cluster.storages.folders import local_folder
 from tunefleet.data.templates import resolve_template
 from tunefleet.trainers.run import Model
 
@@ -29,7 +30,7 @@ def load_tokenizer(model: Model, chat_template: str | None = None, *, decisions:
         )
     revision = model.revision if own.name_or_path is None else None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(local_folder(name, weights=False), revision=revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SettingsError(
             "model.tokenizer: cannot be loaded",

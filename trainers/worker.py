@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster import heartbeat
@@ -51,10 +51,11 @@ def train_stage(stage: Stage, world: World, attempt: int, *, final: bool = True)
     storage = open_storage(stage.run.output)
     if world.broadcast(storage.exists(DONE)):
         return
-    worker = Worker(stage, storage, world, attempt, final=final)
-    worker.rehearse()
-    state = worker.train()
-    worker.finish(state)
+    with ExitStack() as stack:
+        worker = Worker(stage, storage, world, attempt, final=final, stack=stack)
+        worker.rehearse()
+        state = worker.train()
+        worker.finish(state)
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,15 @@ class Parts:
 class Worker:
     """One rank of one run: made at the newest checkpoint, trained, finished."""
 
-    def __init__(self, stage: Stage, storage: Storage, world: World, attempt: int, *, final: bool) -> None:
+    def __init__(self, stage: Stage, storage: Storage, world: World, attempt: int, *, final: bool, stack: ExitStack) -> None:
+        """``stack``: what must be closed however this ends."""
         from tunefleet.data.store import Store
 
-        self.final = final
+        self.final, self._stack = final, stack
+        self.lines: Lines | None = None
         self.stage, self.run, self.storage, self.world = stage, stage.run, storage, world
-        self.events = Events(storage, attempt=attempt, writes=world.main)
+        self.events = Events(storage, attempt=attempt, writes=world.main, background=True)
+        stack.callback(self.events.close)
         self.name = f"{stage.fence:06d}-{attempt:03d}-{world.broadcast(secrets.token_hex(3))}"
         self.events.add(
             "workers_ready", phase="starting" if attempt == 1 else "restarting", ranks=world.size, device=str(world.device), hardware=hardware(world.device)
@@ -128,6 +132,7 @@ class Worker:
         self.parts.engine.close()
         if self.world.main:
             check_fence(self.storage, self.stage.fence)
+            self._flush()
             weights = best if stopped and best else last
             exported = self._export(weights) if self.run.export.at_end else None
             write_done(self.storage, step=state.step, weights=weights, exported=exported, stopped=stopped)
@@ -145,10 +150,10 @@ class Worker:
         from tunefleet.trainers.export import export
 
         with self.events.during("export", "exporting", "exporting"):
-            folder = Path(self.storage.address) / EXPORT
-            done = export(self.run, self.storage, read_manifest(self.storage, manifest), folder, merge=self.run.export.merge)
-        self.events.add("exported", path=str(done.path), checks=done.checks)
-        return str(done.path)
+            place = f"{self.storage.address}/{EXPORT}"
+            done = export(self.run, self.storage, read_manifest(self.storage, manifest), place, merge=self.run.export.merge)
+        self.events.add("exported", path=done.path, checks=done.checks)
+        return done.path
 
     def _build(self, manifest: Manifest | None) -> Parts:
         """Model, engine and stream, at the checkpoint where there is one."""
@@ -239,7 +244,12 @@ class Worker:
         heartbeat.beat()
         if self.world.main:
             check_fence(self.storage, self.stage.fence)
-        return save(self.storage, self.parts.engine, meta, optimizer=optimizer, attempt=self.name, fence=self.stage.fence)
+        return save(self.storage, self.parts.engine, meta, optimizer=optimizer, attempt=self.name, fence=self.stage.fence, before_commit=self._flush)
+
+    def _flush(self) -> None:
+        """See that every line of metrics stands: one that a checkpoint is past would never be written again."""
+        if self.lines is not None:
+            self.lines.flush()
 
     def _retain(self) -> None:
         from tunefleet.trainers.checkpoint import retain
@@ -265,10 +275,10 @@ class Worker:
 
     def _watchers(self) -> list[Watcher]:
         """Checkpoints before evaluation, which names them; the log first, so that a line stands for every step that anything else speaks of."""
-        lines = None
         if self.world.main:
-            lines = Lines(self.storage, METRICS)
-            lines.truncate_after(self.state.step)
-        log = LogWatch(lines, self.world, self.parts.stream, every=self.run.logging.every_steps, steps=self.stage.steps)
+            self.lines = Lines(self.storage, METRICS)
+            self._stack.callback(self.lines.close)
+            self.lines.truncate_after(self.state.step)
+        log = LogWatch(self.lines, self.world, self.parts.stream, every=self.run.logging.every_steps, steps=self.stage.steps)
         guard = FiniteGuard(self.run.training.skip_nonfinite_steps, self.events)
         return [Pulse(), log, guard, self.checkpoints, *([self.evaluation] if self.evaluation is not None else [])]

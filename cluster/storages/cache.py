@@ -35,7 +35,7 @@ def fetched(key: str, size: int, content: Callable[[], Iterator[bytes]], check: 
         content: the bytes, asked for only when there is no copy.
         check: raises StorageError when a file is not what it should be; a copy that has gone bad is fetched anew.
     """
-    path = _folder("objects") / hashlib.sha256(key.encode()).hexdigest()
+    path = private_folder("objects") / hashlib.sha256(key.encode()).hexdigest()
     with _explained(path, size), _locked(path):
         if path.exists():
             try:
@@ -60,7 +60,7 @@ def fetched(key: str, size: int, content: Callable[[], Iterator[bytes]], check: 
 
 def staging() -> Path:
     """A fresh path for a file that is to be uploaded; what killed processes left there goes."""
-    folder = _folder("staging")
+    folder = private_folder("staging")
     for left in folder.iterdir():
         pid = left.name.partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
@@ -89,7 +89,7 @@ def make_room(folder: Path, size: int, *, now_s: float | None = None, limit_byte
     return removed
 
 
-def _folder(kind: str) -> Path:
+def private_folder(kind: str) -> Path:
     """A folder that only this user can look into. Raises StorageError when somebody else has made one of that name."""
     top = Path(tempfile.gettempdir()) / f"tunefleet-{os.getuid()}"
     top.mkdir(mode=0o700, exist_ok=True)

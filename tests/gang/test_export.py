@@ -94,7 +94,7 @@ def exported(run: RunFile, output: Path, *, merge: bool = False) -> Any:
     storage = open_storage(run.output)
     manifest = newest(storage)
     assert manifest is not None
-    return export(run, storage, manifest, output, merge=merge)
+    return export(run, storage, manifest, str(output), merge=merge)
 
 
 def logits(model: Any) -> torch.Tensor:

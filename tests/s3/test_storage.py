@@ -184,7 +184,7 @@ def test_a_body_that_does_not_come_whole_is_never_taken(faulty, s3_proxy, kind):
     faulty = replace(faulty, patience=replace(QUICK, attempts=2))
     with pytest.raises(StorageError, match="does not answer as it should"):
         faulty.local("x")
-    assert not list(cache._folder("objects").glob("*[!k]"))  # nothing but locks: half a copy is no copy
+    assert not list(cache.private_folder("objects").glob("*[!k]"))  # nothing but locks: half a copy is no copy
 
 
 @pytest.mark.fault

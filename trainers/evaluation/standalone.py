@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunefleet.cluster.errors import Refusal, SettingsError
 from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.cluster.storages.folders import has_file
 from tunefleet.trainers.evaluation.compare import compare
 from tunefleet.trainers.evaluation.files import read_base, result
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
@@ -72,16 +73,17 @@ def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, tru
 
 def find_subject(source: str | Path, run: RunFile | str | Path | None, *, trust_code: bool = False) -> Subject:
     """What a source is. Raises SettingsError when it is nothing that can be evaluated, or a model without a run file to compare it with."""
-    folder = Path(source).expanduser()
-    if (folder / RUN_FILE).is_file():
-        storage, manifest = weights_of(folder)
-        return Subject(_run_of(folder, run, trust_code), "checkpoint", str(folder), storage, Ticket(manifest.step, manifest.name, manifest.digest))
-    if (folder / "manifest.json").is_file():
-        place = folder.resolve()
-        storage = open_storage(place.parent.parent)
-        manifest = read_manifest(storage, f"{place.parent.name}/{place.name}/manifest.json")
+    place = str(source)
+    folder = Path(place).expanduser()
+    if has_file(place, RUN_FILE):
+        storage, manifest = weights_of(place)
+        return Subject(_run_of(place, run, trust_code), "checkpoint", place, storage, Ticket(manifest.step, manifest.name, manifest.digest))
+    if has_file(place, "manifest.json"):
+        output, kind, step = open_storage(place).address.rsplit("/", 2)
+        storage = open_storage(output)
+        manifest = read_manifest(storage, f"{kind}/{step}/manifest.json")
         ticket = Ticket(manifest.step, manifest.name, manifest.digest)
-        return Subject(_run_of(place.parent.parent, run, trust_code), "checkpoint", str(folder), storage, ticket)
+        return Subject(_run_of(output, run, trust_code), "checkpoint", place, storage, ticket)
     if folder.is_dir() and not ((folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()):
         raise SettingsError(
             "this folder is nothing that can be evaluated",
@@ -89,14 +91,14 @@ def find_subject(source: str | Path, run: RunFile | str | Path | None, *, trust_
             want=f"a run's output ({RUN_FILE}), a checkpoint (manifest.json), or a model (config.json or {ADAPTER_CONFIG})",
             fix="check the path",
         )
-    return Subject(_run_of(folder.parent, run, trust_code), "model", str(source))
+    return Subject(_run_of(place.rstrip("/").rpartition("/")[0] or ".", run, trust_code), "model", place)
 
 
-def _run_of(output: Path, run: RunFile | str | Path | None, trust_code: bool) -> RunFile:
+def _run_of(output: str, run: RunFile | str | Path | None, trust_code: bool) -> RunFile:
     """The run to compare with: the one given, its base runs resolved to their exports; else that of the output."""
     from tunefleet.trainers.chain import absolute, chain
 
-    if run is None and (output / RUN_FILE).is_file():
+    if run is None and has_file(output, RUN_FILE):
         return absolute(recorded_run(open_storage(output), trusted=None if trust_code else ()))
     if run is None:
         raise SettingsError("a model alone has no base and no held-out rows", got="no run file", want="--run FILE", fix="name the run file to compare it with")

@@ -24,21 +24,22 @@ VERB = Verb(
 
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Export, and say what was compared."""
+    from tunefleet.cluster.storages.folders import has_file, joined
     from tunefleet.trainers.chain import EXPORT
     from tunefleet.trainers.export import export
     from tunefleet.trainers.output import MERGED, weights_of
     from tunefleet.trainers.recorded import recorded_run
     from tunefleet.trainers.stage import RUN_FILE
 
-    if not (Path(options.subject).expanduser() / RUN_FILE).is_file():
+    if not has_file(options.subject, RUN_FILE):
         raise OutputError("this is no run's output", got=options.subject, want=f"a folder with {RUN_FILE}", fix="name the output of a run")
     storage, manifest = weights_of(options.subject)
-    folder = Path(options.output or Path(options.subject) / (MERGED if options.merge else EXPORT)).expanduser().absolute()
+    folder = joined(options.output or joined(options.subject, MERGED if options.merge else EXPORT), "").rstrip("/")
     refuse_other_folders(folder)
     run = recorded_run(storage, trusted=None if options.trust_code else ())
     done = export(run, storage, manifest, folder, merge=options.merge)
     if options.json:
-        print_json({"path": str(done.path), "step": manifest.step, "checks": dict(done.checks)})
+        print_json({"path": done.path, "step": manifest.step, "checks": dict(done.checks)})
         return 0
     remark(f"step {manifest.step} exported to {done.path}")
     remark(
@@ -48,9 +49,11 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     return 0
 
 
-def refuse_other_folders(folder: Path) -> None:
+def refuse_other_folders(place: str) -> None:
     """Raise OutputError for a folder that holds something else than an earlier export: it would be replaced."""
+    from tunefleet.cluster.storage import open_storage
     from tunefleet.trainers.exported import ORIGIN
 
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / ORIGIN).is_file()):
-        raise OutputError("--output: holds something else", got=str(folder), want="a new folder, or an earlier export to replace", fix="name another folder")
+    storage = open_storage(place)
+    if Path(place).is_file() or (storage.list() and not storage.exists(ORIGIN)):
+        raise OutputError("--output: holds something else", got=place, want="a new folder, or an earlier export to replace", fix="name another folder")
