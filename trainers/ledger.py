@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunefleet.cluster.metrics import SharedLines
+from tunefleet.cluster.metrics import SharedLines, read_lines
 from tunefleet.trainers.stage import EVENTS
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ class Events:
 def when(event: Mapping[str, Any]) -> float:
     """What orders events: on S3 several processes write them without waiting for each other."""
     return float(event["time"])
+
+
+def read_events(storage: Storage) -> list[dict[str, Any]]:
+    """Every event, by time."""
+    return sorted(read_lines(storage, EVENTS), key=when)
 
 
 def ledger(events: Iterable[Mapping[str, Any]], until: float | None = None) -> dict[str, float]:

@@ -20,6 +20,7 @@ from tunefleet.cluster.yamlfile import parse
 from tunefleet.data.summary import SourceSummary
 from tunefleet.trainers.evaluation.files import FOLDER, read_results
 from tunefleet.trainers.evaluation.samples import STEP as SAMPLES
+from tunefleet.trainers.ledger import read_events
 from tunefleet.trainers.stage import DONE, EVENTS, METRICS, RUN_FILE, read_done
 
 STUDY = ("trials.jsonl", "best.yaml")
@@ -71,7 +72,7 @@ def gather(storage: Storage, now: float) -> Gathered:
             return otherwise
 
     text = storage.read(RUN_FILE).decode(errors="replace")
-    events = read(EVENTS, lambda: read_lines(storage, EVENTS), [])
+    events = read(EVENTS, lambda: read_events(storage), [])
     run = read(RUN_FILE, lambda: parse(text, RUN_FILE).value, {})
     return Gathered(
         address=masked(storage.address),
