@@ -101,7 +101,7 @@ def merge_folder(adapter: Path, output: Path) -> None:
     from tunefleet.trainers.generation import tokenizer_beside_adapter
 
     model = load_exported(str(adapter))
-    with _replacing(output) as folder:
+    with _replacing(str(output)) as folder:
         _write_weights(model, "merged", folder, "")
         tokenizer_beside_adapter(str(adapter)).save_pretrained(folder)
 

@@ -246,7 +246,7 @@ def _copy_adapter(source: Source, folder: Path) -> None:
 
     assert source.storage is not None
     assert source.manifest is not None
-    export(source.run, source.storage, source.manifest, folder, merge=False)
+    export(source.run, source.storage, source.manifest, str(folder), merge=False)
 
 
 def _write_model(source: Source, folder: Path) -> None:
@@ -258,7 +258,7 @@ def _write_model(source: Source, folder: Path) -> None:
         return
     assert source.storage is not None
     assert source.manifest is not None
-    export(source.run, source.storage, source.manifest, folder, merge=source.adapter)
+    export(source.run, source.storage, source.manifest, str(folder), merge=source.adapter)
 
 
 def _saved_name(name: str) -> str:

@@ -19,7 +19,8 @@ from tunefleet.cluster.storages.s3client import Patience
 
 pytestmark = pytest.mark.s3
 BIG = bytes(range(256)) * (2 * PART_BYTES // 256) + b"and a bit more"
-QUICK = Patience(attempts=4, first_pause_s=0.01, longest_pause_s=0.02, connect_timeout_s=1.0, read_timeout_s=0.5)
+QUICK = Patience(attempts=4, first_pause_s=0.01, longest_pause_s=0.02, connect_timeout_s=10.0, read_timeout_s=30.0)
+IMPATIENT = replace(QUICK, attempts=8, connect_timeout_s=0.5, read_timeout_s=0.5)  # for what stalls; more attempts, since a busy machine stalls too
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,12 @@ def faulty(s3_proxy, s3_address):
     """A storage of little patience behind the proxy."""
     plain = S3.at(s3_address)
     return S3(plain.bucket, plain.prefix, QUICK)
+
+
+@pytest.fixture
+def impatient(faulty):
+    """The same, that soon gives up an attempt which stalls."""
+    return replace(faulty, patience=IMPATIENT)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", BIG], ids=["empty", "small", "parts"])
@@ -174,25 +181,25 @@ def test_errors_without_end_become_one_clear_error(faulty, s3_proxy):
 # rows 10 and 11
 @pytest.mark.fault
 @pytest.mark.parametrize("kind", ["stall", "short", "trickle"])
-def test_a_body_that_does_not_come_whole_is_never_taken(faulty, s3_proxy, kind):
+def test_a_body_that_does_not_come_whole_is_never_taken(impatient, s3_proxy, kind):
     data = b"0123456789" * 100
-    stored = faulty.put("x", data)
+    stored = impatient.put("x", data)
     rule = s3_proxy.fault(kind, times=2, method="GET")
-    assert faulty.read("x", sha256=stored.sha256) == data
+    assert impatient.read("x", sha256=stored.sha256) == data
     assert rule.hits == 2
     s3_proxy.fault(kind, method="GET")
-    faulty = replace(faulty, patience=replace(QUICK, attempts=2))
+    faulty = replace(impatient, patience=replace(QUICK, attempts=2))
     with pytest.raises(StorageError, match="does not answer as it should"):
         faulty.local("x")
     assert not list(cache.private_folder("objects").glob("*[!k]"))  # nothing but locks: half a copy is no copy
 
 
 @pytest.mark.fault
-def test_an_upload_that_stalls_is_sent_again(faulty, s3_proxy):
+def test_an_upload_that_stalls_is_sent_again(impatient, s3_proxy):
     rule = s3_proxy.fault("stall", times=1, method="PUT")
-    stored = faulty.put("x", b"data")
+    stored = impatient.put("x", b"data")
     assert rule.hits == 1
-    assert faulty.read("x", sha256=stored.sha256) == b"data"
+    assert impatient.read("x", sha256=stored.sha256) == b"data"
 
 
 @pytest.mark.fault
