@@ -100,7 +100,7 @@ def test_lineage_stands_in_the_run_file_the_card_and_beside_the_export(earlier, 
     assert digest in recorded.model.began_as
     assert recorded.model.began_as_path == earlier["lora"].output
     storage, manifest = weights_of(run.output)
-    export(run, storage, manifest, tmp_path / "exported", merge=False)
+    export(run, storage, manifest, str(tmp_path / "exported"), merge=False)
     assert digest in (tmp_path / "exported" / "README.md").read_text()
     assert digest in json.loads((tmp_path / "exported" / "tunefleet.json").read_text())["began_as"]
 

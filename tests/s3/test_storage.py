@@ -188,7 +188,7 @@ def test_a_body_that_does_not_come_whole_is_never_taken(impatient, s3_proxy, kin
     assert impatient.read("x", sha256=stored.sha256) == data
     assert rule.hits == 2
     s3_proxy.fault(kind, method="GET")
-    faulty = replace(impatient, patience=replace(QUICK, attempts=2))
+    faulty = replace(impatient, patience=replace(IMPATIENT, attempts=2))
     with pytest.raises(StorageError, match="does not answer as it should"):
         faulty.local("x")
     assert not list(cache.private_folder("objects").glob("*[!k]"))  # nothing but locks: half a copy is no copy
