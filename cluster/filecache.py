@@ -105,6 +105,20 @@ class FileCache:
             else:
                 time.sleep(_POLL_S)
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes could be kept at once, if nothing else were."""
+        if self.limit is not None:
+            return size <= self.limit
+        self._make_folder()
+        disk = shutil.disk_usage(self.folder)
+        kept = sum(bytes_ for _, bytes_, _ in self._kept())
+        return size <= disk.free + kept - disk.total * _SPARE
+
+    def crowded(self, size: int) -> bool:
+        """Whether something must go before so many bytes more are kept."""
+        self._make_folder()
+        return not self._fits(sum(bytes_ for _, bytes_, _ in self._kept()), size)
+
     def discard(self, held: Held, sha256: str) -> None:
         """Give up a file that turned out to be damaged: the next to ask fetches it again. Who has it mapped keeps what it has."""
         self._path(sha256).unlink(missing_ok=True)
@@ -196,9 +210,9 @@ class FileCache:
                 if _KEY.fullmatch(key) and (lock := self._lock(key, fcntl.LOCK_EX)) is not None:
                     self._clear(key)
                     os.close(lock)
-            whole = [(self._used(name), self._path(name).stat().st_size, name) for name in names if _KEY.fullmatch(name) and self._path(name).exists()]
-        held = sum(size for _, size, _ in whole)
-        for _, bytes_, name in sorted(whole):
+            whole = self._kept()
+        held = sum(bytes_ for _, bytes_, _ in whole)
+        for _, bytes_, name in whole:
             if self._fits(held, size):
                 break
             if self._remove(name):
@@ -211,12 +225,15 @@ class FileCache:
             return disk.free - size >= disk.total * _SPARE
         return held + size <= self.limit and disk.free >= size
 
-    def _used(self, key: str) -> float:
-        """When a file was last asked for; one without a lock is used by nobody."""
-        try:
-            return self._path(key, _LOCK).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+    def _kept(self) -> list[tuple[float, int, str]]:
+        """When each file was last asked for, its bytes, and its name; the longest unused first."""
+        found = []
+        for path in self.folder.iterdir():
+            if _KEY.fullmatch(path.name):
+                lock = self._path(path.name, _LOCK)
+                with suppress(FileNotFoundError):  # somebody else has removed it
+                    found.append((lock.stat().st_mtime if lock.exists() else 0.0, path.stat().st_size, path.name))
+        return sorted(found)
 
     def _remove(self, key: str) -> bool:
         """Remove a file unless it is in use."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunefleet.cluster.errors import SettingsError
+from tunefleet.cluster.errors import SettingsError, StorageError
 from tunefleet.cluster.filecache import FileCache, Held
 from tunefleet.cluster.storage import Storage, hash_file, is_remote
 from tunefleet.data.columnfile import Values, open_columns
@@ -52,11 +52,16 @@ class Files:
                 return None
             path = held.path
         else:
-            path = self.storage.local(file.name, size=file.bytes)
-            if _stamp(path, file) not in _CHECKED:
-                self.storage.local(file.name, sha256=file.sha256)
-                _CHECKED.add(_stamp(path, file))
+            path = self._local(file)
         return Opened(open_columns(path, columns, rows, name=f"{self.storage.address}/{file.name}"), held)
+
+    def fit(self, shards: Sequence[Shard]) -> bool:
+        """Whether there is room for all of them at once: in a folder they lie anyway."""
+        return not self.remote or self._cache.has_room(sum(shard.bytes for shard in shards))
+
+    def crowded(self, size: int) -> bool:
+        """Whether the cache of the node has no room left for so many bytes, whoever filled it."""
+        return self.remote and self._cache.crowded(size)
 
     def refuse_small_cache(self, shards: Sequence[Shard], window: int) -> None:
         """Raise SettingsError for a limit below W + 1 shards: a window would fetch again and again what it has just dropped."""
@@ -64,6 +69,18 @@ class Files:
         if self.remote and limit is not None and limit < need:
             want = f"{need} bytes or more: the {window} shards that are shuffled together, and the next"
             raise SettingsError("data.cache.limit: too small for this store", got=f"{limit} bytes", want=want, fix="raise it, or remove it")
+
+    def _local(self, file: File) -> Path:
+        """The file where it lies."""
+        try:
+            path = self.storage.local(file.name, size=file.bytes)
+            if _stamp(path, file) not in _CHECKED:
+                self.storage.local(file.name, sha256=file.sha256)
+                _CHECKED.add(_stamp(path, file))
+        except StorageError as error:
+            fix = f"put it back from a copy, or delete {self.storage.address} and run `tunefleet prepare` again"
+            raise StorageError(error.what, got=error.got, want=error.want, fix=fix) from error
+        return path
 
     def _hold(self, file: File, *, wait: bool, within_limit: bool) -> Held | None:
         """The file in the cache of the node. One that has changed there since it was fetched is fetched again."""
@@ -83,7 +100,8 @@ class OpenShards:
 
     def __init__(self, files: Files, shards: Sequence[Shard], columns: Sequence[Column], window: int) -> None:
         self._files, self._shards, self._layout = files, shards, columns
-        self._most = 2 * window + 1 if files.remote else _OPEN_SHARDS  # a step may reach into the next window
+        self._most = _OPEN_SHARDS if files.fit(shards) else 2 * window + 1  # a step may reach into the next window
+        self._largest = max((shard.bytes for shard in shards), default=0)
         self._open: dict[int, tuple[ShardColumns, Held | None]] = {}
         self._change = threading.Lock()
 
@@ -93,27 +111,35 @@ class OpenShards:
         if found is not None:
             return found[0]
         shard = self._shards[number]
+        self._close_oldest()
         return self._add(number, self._files.open(shard, self._layout, shard.rows))
 
     def open_ahead(self, number: int, *, wait: bool) -> bool:
         """Open a shard that is not needed yet; whether it is open now. See Files.open_ahead."""
+        if number in self._open:
+            return True
         shard = self._shards[number]
-        opened = None if number in self._open else self._files.open_ahead(shard, self._layout, shard.rows, wait=wait)
+        self._close_oldest()
+        opened = self._files.open_ahead(shard, self._layout, shard.rows, wait=wait)
         if opened is not None:
             self._add(number, opened)
         return number in self._open
 
     def let_go(self, needed: Collection[int]) -> None:
-        """Close all but these, so that the cache may drop them. Shards of a folder cost nothing, and stay open."""
-        if self._files.remote:
+        """Close all but these, so that the cache may drop them; while it has room for another, none need go."""
+        if self._files.crowded(self._largest):
             with self._change:
                 self._open = {number: held for number, held in self._open.items() if number in needed}
+
+    def _close_oldest(self) -> None:
+        """Make place for one more, before it is fetched: the cache can drop what is closed."""
+        with self._change:
+            while len(self._open) >= self._most:
+                del self._open[next(iter(self._open))]
 
     def _add(self, number: int, opened: Opened) -> ShardColumns:
         columns = [(name, values.values, values.offsets) for name, values in opened.columns.items()]
         with self._change:
-            while len(self._open) >= self._most:
-                del self._open[next(iter(self._open))]
             return self._open.setdefault(number, (columns, opened.held))[0]
 
 

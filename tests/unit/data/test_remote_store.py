@@ -9,6 +9,7 @@ from remotes import Remote
 from shardtoys import make_store, tokens_of
 
 from tunefleet.cluster.errors import SettingsError, StorageError
+from tunefleet.cluster.filecache import FileCache
 from tunefleet.data.ahead import ReadAhead, coming
 from tunefleet.data.feed import Feed
 from tunefleet.data.order import Order
@@ -83,15 +84,34 @@ def test_what_comes_is_the_shards_of_the_next_rows_over_the_end_of_an_epoch_too(
 
 def test_a_cache_of_a_window_and_one_shard_is_enough_and_a_smaller_one_is_refused(remote, tmp_path):
     sizes = sorted((shard.bytes for shard in Store.at(remote).index.splits["train"].shards), reverse=True)
-    limit = sum(sizes[:3])
+    limit, lengths = sum(sizes[:3]), (tmp_path / "far" / "lengths-train.arrow").stat().st_size
     with pytest.raises(SettingsError, match=r"data\.cache\.limit"):
         split_of(remote, tmp_path / "cache", limit - 1)
     stream = stream_of(split_of(remote, tmp_path / "cache", limit))
     for step in range(2 * stream.steps_per_epoch):
         assert sum(len(round.records) for round in stream.take(step)) == 4
         held = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*") if len(path.name) == 64)
-        assert held <= limit + 5 * max(sizes)  # two windows and one more are the most that one reader uses
+        assert held <= lengths + 6 * sizes[0]  # where a step reaches into the next window: that one, its own, one more, and one on its way
     assert max(shard_reads(remote)) <= 2  # once an epoch: nothing goes while rows of it are still to come
+
+
+def test_shards_stay_open_while_there_is_room_and_are_let_go_of_when_another_run_fills_the_cache(remote, tmp_path):
+    total = sum(shard.bytes for shard in Store.at(remote).index.splits["train"].shards)
+    split, cache = split_of(remote, tmp_path / "cache", 2 * total), FileCache(tmp_path / "cache", 2 * total)
+    others = [remote.put(name, bytes([number]) * size) for number, (name, size) in enumerate([("one", total), ("two", 1)])]
+    split.verify()
+
+    def fits(number: int) -> bool:
+        stored = others[number]
+        return cache.hold(remote, stored.name, sha256=stored.sha256, size=stored.bytes, within_limit=True) is not None
+
+    split.shards.let_go([0])
+    assert not fits(0)  # lengths and all shards are in use
+    needed = cache.hold(remote, "one", sha256=others[0].sha256, size=others[0].bytes)
+    assert not fits(1)
+    split.shards.let_go([0])
+    assert fits(1)
+    needed.release()
 
 
 def test_a_mapped_row_stays_as_it_is_when_its_shard_leaves_the_cache(remote, tmp_path):
