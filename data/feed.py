@@ -115,6 +115,20 @@ def feed_of(store: Store, data: Data, size: StepSize, seed: int) -> Feed:
     return Feed(rows, course, steps_of(course, rows.lengths, size), tuple(shares))
 
 
+def refuse_short_epoch(course: Course, size: StepSize) -> None:
+    """Raise DataError where all rows together are less than one step: every step would be smaller than what the learning rate was chosen for."""
+    tokens = size.tokens is not None
+    asked, have = size.tokens or size.examples or 0, course.epoch_tokens()[0] if tokens else course.rows
+    if have < asked:
+        key, unit = ("train_batch_tokens", "tokens") if tokens else ("train_batch_size", "examples")
+        raise DataError(
+            f"training.{key}: an epoch has less than one step",
+            got=f"{have} {unit} to train on, {asked} a step",
+            want=f"{have} or less a step",
+            fix=f"lower training.{key} to {have}, or add rows",
+        )
+
+
 def replay_of(store: Store, replay: Replay, cache: Cache) -> Split:
     """The rows to replay. Raises DataError when they are not tokens as this store's are."""
     earlier = Store.open(replay.store, cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tunefleet.cluster.errors import DataError, nearest
@@ -24,6 +24,8 @@ def find_files(path: str, suffixes: Collection[str]) -> list[str]:
         found = [p for p in system.glob(inner) if system.isfile(p) and not _hidden(p)]
     elif system.isdir(inner):
         found = [p for p in system.find(inner) if suffix_of(p) in suffixes and not _hidden(p)]
+        if "://" not in path:
+            _refuse_links_out(inner, found)
     else:
         found = [inner] if system.isfile(inner) else []
     if not found:
@@ -31,6 +33,15 @@ def find_files(path: str, suffixes: Collection[str]) -> list[str]:
     if found == [inner]:
         return [path]
     return sorted(system.unstrip_protocol(p) if "://" in path else p for p in found)
+
+
+def _refuse_links_out(folder: str, files: Collection[str]) -> None:
+    """Raise DataError for a link that leads out of a folder: the folder may be somebody else's, and the file behind the link nothing to train on."""
+    root = Path(folder).resolve()
+    out = sorted(file for file in files if not Path(file).resolve().is_relative_to(root))
+    if out:
+        got, fix = f"{out[0]} is {Path(out[0]).resolve()}", "name the file itself, or a glob, where it is meant; else remove the link"
+        raise DataError(f"{folder}: a link leads out of the folder", got=got, want=f"files inside {root}", fix=fix)
 
 
 def suffix_of(path: str) -> str:

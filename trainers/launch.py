@@ -214,7 +214,7 @@ def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | 
     Raises DataError for the rows, SettingsError for a tokenizer that does not fit the model.
     """
     from tunefleet.data.datareport import sources_of
-    from tunefleet.data.feed import feed_of
+    from tunefleet.data.feed import feed_of, refuse_short_epoch
     from tunefleet.data.prepare import prepare
     from tunefleet.data.store import Store
     from tunefleet.trainers.models import model_config
@@ -232,6 +232,7 @@ def prepared(held: Claim, known: Model, console: RunConsole, cluster: Cluster | 
     Refusal.raise_if(vocabulary_problems(tokenizer, model_config(known)))
     made = prepare(run.data, make_objective(run.objective, tokenizer.pad_token_id).layout, tokenizer, cluster=cluster)
     feed = feed_of(Store.open(made.store, run.data.cache), run.data, run.training.step_size(), run.training.seed)
+    refuse_short_epoch(feed.course, run.training.step_size())
     _decide([held], console, (*decisions, *made.decisions, *feed.decisions()))
     told = {name: value for name, value in asdict(made).items() if name in ("store", "fingerprint", "report", "created", "counts")}
     Events(held.storage).add("prepared", data_version=made.version, sources=sources_of(open_storage(made.store)), **told)
