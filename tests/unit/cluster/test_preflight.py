@@ -55,6 +55,7 @@ def test_a_missing_or_old_package_is_named_with_its_remedy():
     assert problems[1].fix == 'pip install "pydantic>=99"'
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("value", "refused"), [("1", True), ("true", True), ("0", False), ("", False), ("false", False)])
 def test_the_setting_that_runs_code_from_data_is_refused(value, refused):
     assert bool(environment_problems({"RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA": value})) is refused

@@ -62,6 +62,7 @@ def test_a_missing_name_is_an_error_that_names_the_path(storage):
     storage.delete_tree("none")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "", ".", "a\0b", "link/x", "\\x", ".tmp-1"])
 def test_no_name_leads_out(storage, tmp_path, name):
     storage.put("a/b", b"")
@@ -82,6 +83,7 @@ def test_no_name_leads_out(storage, tmp_path, name):
     assert (tmp_path / "elsewhere" / "x").read_bytes() == b"kept"
 
 
+@pytest.mark.fault
 def test_a_file_that_is_a_link_out_is_refused(storage, tmp_path):
     (tmp_path / "secret").write_text("s")
     storage.put("a", b"")
@@ -183,6 +185,7 @@ def _exit_code_when_killed_at(number, act):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+@pytest.mark.fault
 def test_a_full_disk_is_an_error_with_path_and_bytes_and_keeps_the_old_file(storage, listening):
     storage.put("x", b"old")
 
@@ -200,6 +203,7 @@ def test_a_full_disk_is_an_error_with_path_and_bytes_and_keeps_the_old_file(stor
     assert [path.name for path in storage.root.iterdir()] == ["x"]
 
 
+@pytest.mark.fault
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_an_error(storage):
     storage.put("x", b"old")

@@ -226,6 +226,7 @@ def test_decisions_are_said_also_when_the_store_stood_already(data, tokenizer):
     assert any("plain default" in d for d in first.decisions)
 
 
+@pytest.mark.fault
 def test_a_tampered_store_is_refused(data, tokenizer):
     prepared = prepare(data(), ANSWERS, tokenizer)
     edit_index(Path(prepared.store), lambda index: index.update(fingerprint="0" * 64))

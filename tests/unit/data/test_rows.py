@@ -199,6 +199,7 @@ def test_documents_are_split_alike_however_the_file_is_read(tmp_path, monkeypatc
         assert row.values["text"].split("\n")[0] in "\n".join(text.split("\n")[row.line - 1 :]).split(separator + "\0")[0]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("places", range(1, 13))
 def test_a_parquet_file_with_an_extension_type_is_refused_before_it_is_built(tmp_path, places):
     sentinel = tmp_path / "sentinel"

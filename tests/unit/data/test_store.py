@@ -154,6 +154,7 @@ def test_an_unknown_split_names_the_nearest(tmp_path):
         make_store(tmp_path, [5]).split("trian")
 
 
+@pytest.mark.fault
 def test_a_shard_that_was_altered_or_cut_off_is_named_before_a_row_of_it_is_used(tmp_path):
     make_store(tmp_path, [30] * 6, shard_bytes=200)
     path = tmp_path / "train-00001.arrow"
@@ -184,6 +185,7 @@ def test_a_shard_is_hashed_once_a_process_and_again_when_it_was_written_to(tmp_p
         Store.open(tmp_path).split("train").verify()
 
 
+@pytest.mark.fault
 def test_a_name_in_the_index_cannot_lead_out_of_the_store(tmp_path):
     make_store(tmp_path / "store", [5])
     (tmp_path / "secret.arrow").write_bytes((tmp_path / "store" / "train-00000.arrow").read_bytes())
@@ -230,6 +232,7 @@ def item_list(rows: list[list[int]], kind: pa.DataType) -> pa.Array:
     return pa.array(rows, pa.list_(pa.field("item", kind, nullable=False)))
 
 
+@pytest.mark.fault
 def test_an_extension_type_is_refused_before_its_code_runs(tmp_path, trap):
     make_store(tmp_path, [2])
     storage = item_list([[1, 2]], pa.int32())
@@ -244,6 +247,7 @@ def test_an_extension_type_is_refused_before_its_code_runs(tmp_path, trap):
     assert ran
 
 
+@pytest.mark.fault
 def test_a_footer_with_an_extension_type_is_never_looked_at(tmp_path, trap):
     """An Arrow file holds its schema twice; the usual way to open one reads the second."""
     make_store(tmp_path, [2])
@@ -287,6 +291,7 @@ def test_metadata_in_the_schema_is_refused(tmp_path):
         Store.open(tmp_path).split("train").record(0)
 
 
+@pytest.mark.fault
 def test_offsets_that_point_outside_of_the_file_and_bytes_that_are_no_arrow_file_are_refused(tmp_path):
     make_store(tmp_path, [2])
     good = (tmp_path / "train-00000.arrow").read_bytes()

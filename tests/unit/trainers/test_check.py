@@ -153,6 +153,7 @@ def test_deepspeed_keys_that_are_ours_are_refused(place):
     assert what.startswith("zero.extra.gradient_clipping")
 
 
+@pytest.mark.fault
 def test_an_environment_in_which_data_runs_code_is_refused(place, monkeypatch):
     monkeypatch.setenv("RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA", "1")
     assert whats(a_run()) == ["RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA is on"]
