@@ -83,12 +83,12 @@ def short(value: float) -> str:
     return f"{value / divisor:.4g}{unit}" if unit or size < 1000 else f"{value:,.0f}"
 
 
-def tick_words(ticks: Sequence[float]) -> list[str]:
-    """The ticks of an axis in one unit, with equally many digits after the point; where they span too much for that, each for itself."""
-    sizes = [abs(tick) for tick in ticks if tick]
-    if not sizes or max(sizes) >= 1e15 or max(sizes) < 1e-4 or max(sizes) > 1000 * min(sizes):
+def tick_words(axis: Axis) -> list[str]:
+    """Its ticks in one unit, with equally many digits after the point; where they span too much for that, as on a logarithmic axis, each for itself."""
+    ticks, largest = axis.ticks, max(map(abs, axis.ticks), default=0.0)
+    if axis.log or not 1e-4 <= largest < 1e15:
         return [short(tick) for tick in ticks]
-    divisor, unit = _unit(max(sizes))
+    divisor, unit = _unit(largest)
     digits = next(d for d in range(20) if all(abs(round(tick / divisor, d) - tick / divisor) < 1e-9 for tick in ticks))
     return [f"{tick / divisor:,.{digits}f}{unit}".replace("-", "\u2212") if tick else "0" for tick in ticks]
 
@@ -111,6 +111,12 @@ def amount(value: float) -> str:
 def count(number: float, one: str, many: str = "") -> str:
     """``1 step``, ``250 steps``."""
     return f"{quantity(number)} {one if number == 1 else many or one + 's'}"
+
+
+def percent(share: float) -> str:
+    """A share in words short enough for a sentence."""
+    value = 100 * share
+    return "under 0.1%" if 0 < value < 0.1 else f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.1f}%"
 
 
 def finite_runs(points: Iterable[Point], *, log: bool = False) -> list[list[Point]]:

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Literal
 
 from tunefleet.cluster.axes import Axis, Point, axis, finite_runs, quantity, short, thinned, tick_words
-from tunefleet.cluster.markup import Content, Markup, element, join
+from tunefleet.cluster.markup import NOTHING, Content, Markup, element, join
 from tunefleet.cluster.page import table
 from tunefleet.cluster.pagestyle import SERIES
 
@@ -146,22 +146,26 @@ def bars(title: str, all_of: Sequence[Bar], *, unit: str, about: str = "", shown
     return _figure(title, about or unit, None, element("div", *rows, class_="rows valued") if rows else None)
 
 
-def ranges(title: str, rows: Sequence[Range], *, x: str, about: str = "", shown: Callable[[float], str] = short) -> Markup:
-    """Dots with their intervals on one axis: contestants below each other, a row a case."""
+def ranges(title: str, rows: Sequence[Range], *, x: str, about: str = "", log: bool = False, shown: Callable[[float], str] = short) -> Markup:
+    """Dots with their intervals on one axis: contestants below each other, a row a case. The name of an only case stands above, and leaves it the width."""
     every = [estimate for row in rows for estimate in row.estimates if math.isfinite(estimate.value)]
     if not every:
         return _figure(title, _nothing(about, "Nothing to compare."), None, None)
-    across = axis([v for one in every for v in (one.value, one.low, one.high) if v is not None], count=4)
+    across = axis([v for one in every for v in (one.value, one.low, one.high) if v is not None], log=log, count=4)
+    about, named = (about or rows[0].name, False) if len(rows) == 1 else (about, True)
     pieces: list[Markup] = []
     for row in rows:
         height = 10 + 16 * len(row.estimates)
         drawn = [element("line", x1=_at(across, t), x2=_at(across, t), y1="0", y2=height, class_="grid-line") for t in across.ticks]
         drawn += [_estimate(estimate, across, 13 + 16 * i, shown) for i, estimate in enumerate(row.estimates) if math.isfinite(estimate.value)]
-        pieces += [element("div", row.name, class_="name"), element("svg", *drawn, height=str(height), role="img", aria_label=f"{title}: {row.name}")]
-    pieces += [element("div"), element("svg", _ticks_below(across, 0), height="22", aria_hidden="true")]
+        name = element("div", row.name, class_="name") if named else NOTHING
+        pieces += [name, element("svg", *drawn, height=str(height), role="img", aria_label=f"{title}: {row.name}")]
+    pieces.append(element("svg", _ticks_below(across, 0), height="22", aria_hidden="true", class_="under"))
     kinds = {estimate.name: estimate.colour for estimate in every}
     pieces.append(element("p", x, class_="along"))
-    return _figure(title, about, _key([(name, colour, "dots") for name, colour in kinds.items()]), element("div", *pieces, class_="rows"))
+    return _figure(
+        title, about, _key([(name, colour, "dots") for name, colour in kinds.items()]), element("div", *pieces, class_="rows" if named else "rows alone")
+    )
 
 
 def stack(title: str, parts: Sequence[tuple[str, float]], *, about: str = "", shown: Callable[[float], str] = short, first_is_good: bool = False) -> Markup:
@@ -197,7 +201,7 @@ def _figure(title: str, about: str, key: Markup | None, body: Markup | None) -> 
 
 def _plot(title: str, body: Markup, strips: Markup, up: Axis, height: int, x: str) -> Markup:
     """The axis on the left keeps its width, the drawing beside it takes the rest."""
-    words = zip(up.ticks, tick_words(up.ticks), strict=True)
+    words = zip(up.ticks, tick_words(up), strict=True)
     ticks = [element("text", word, x="100%", dx="-8", y=_down(up, tick, height), dy="4", text_anchor="end") for tick, word in words]
     left = element("svg", *ticks, height=str(height + 24), class_="y", aria_hidden="true")
     drawing = element("svg", element("title", title), body, strips, height=str(height + 24), role="img")
@@ -259,7 +263,7 @@ def _grid_lines(up: Axis, height: int) -> Markup:
 
 def _ticks_below(across: Axis, height: int) -> Markup:
     pieces, last = [], -1.0
-    for tick, word in zip(across.ticks, tick_words(across.ticks), strict=True):
+    for tick, word in zip(across.ticks, tick_words(across), strict=True):
         place = across.place(tick)
         if place - last >= 0.11:  # closer, and the words would touch on a phone
             anchor = "start" if place < 0.02 else "end" if place > 0.98 else "middle"

@@ -76,7 +76,7 @@ thead th { color: var(--soft); font-weight: 500; font-size: .8125rem; border-bot
 tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; overflow-wrap: normal; } .number:has(.aside) { white-space: normal; }
 .aside { color: var(--soft); font-weight: 400; white-space: nowrap; } td .aside { font-size: .8438rem; }
-th .about { font-size: .8438rem; font-weight: 400; } th[scope=row] { min-width: 8.5rem; }
+th .about { font-size: .8438rem; font-weight: 400; } th:has(.about) { min-width: 9rem; }
 tbody tr:last-child > * { border-bottom-color: var(--rule); }
 td.good, td.bad, td.warn { color: var(--tone); font-weight: 560; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 2.5rem; margin: .8rem 0 0; font-size: .9063rem; }
@@ -107,11 +107,11 @@ figcaption .about { color: var(--soft); font-size: .8125rem; display: block; lin
 .plot svg { display: block; width: 100%; overflow: visible; }
 .plot .y { grid-column: 1; } .plot .body { grid-column: 2; padding-right: .5rem; }
 .along { text-align: center; color: var(--faint); font-size: .75rem; margin: -.1rem 0 0; padding-right: .5rem; max-width: none; }
-.plot .along, .rows .along { grid-column: 2; }
+.plot .along, .rows .along, .rows .under { grid-column: 2; }
 svg text { font: 11px var(--text); fill: var(--faint); font-variant-numeric: tabular-nums; }
 svg .grid-line { stroke: var(--hair); stroke-width: 1; } svg .axis-line { stroke: var(--rule); stroke-width: 1; }
 svg .curve { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke; }
-svg .curve.faint { stroke-width: 1; opacity: .38; } svg .curve.dashed { stroke-dasharray: 5 4; stroke-linecap: butt; }
+svg .curve.faint { stroke-width: 1; opacity: .5; } svg .curve.dashed { stroke-dasharray: 5 4; stroke-linecap: butt; }
 svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; } svg .fill.soft { opacity: .7; }
 svg .whisker { stroke: var(--c); stroke-width: 2; } svg .dot { fill: var(--c); stroke: var(--paper); stroke-width: 1.5; }
 svg .split { stroke: var(--paper); stroke-width: 1.5; } .stack svg { display: block; border-radius: 4px; overflow: hidden; }
@@ -123,11 +123,13 @@ svg .guide { stroke: var(--faint); stroke-width: 1; }
 .c3 { --c: var(--s3); } .c4 { --c: var(--s4); } .c5 { --c: var(--s5); } .cbase { --c: var(--base); }
 .rows { display: grid; grid-template-columns: minmax(5.5rem, max-content) minmax(0, 1fr); column-gap: 1rem; align-items: center; font-size: .875rem; }
 .rows.valued { grid-template-columns: minmax(5.5rem, max-content) minmax(0, 1fr) max-content; }
+.rows.alone { grid-template-columns: minmax(0, 1fr); } .rows.alone .along, .rows.alone .under { grid-column: 1; }
 .rows .name { color: var(--soft); max-width: 13rem; } .rows svg { display: block; width: 100%; overflow: visible; }
 .parts { margin: .7rem 0 0; }
 .parts th svg { width: 12px; height: 12px; margin-right: .6rem; vertical-align: -1px; } .parts tbody th { font-weight: 400; }
 @media (max-width: 34rem) {
-  .text { max-height: 30rem; }
+  .text { max-height: 30rem; } .rows:not(.valued) { grid-template-columns: minmax(0, 1fr); }
+  .rows:not(.valued) .along, .rows:not(.valued) .under { grid-column: 1; }
   th, td { padding-right: .65rem; } .number .aside { white-space: normal; } .facts > div { grid-template-columns: 2fr 3fr; } .plot { --axis: 2.9rem; }
 }
 @media print {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunefleet.cluster.axes import count
+from tunefleet.cluster.axes import count, percent
 from tunefleet.data.gate import MEANING, Finding, Verdict
 from tunefleet.data.summary import SourceSummary
 
@@ -109,9 +109,3 @@ def _roomy(sources: Sequence[SourceSummary], max_length: int) -> Advice | None:
     return Advice(
         "plain", f"The longest row has {longest:,} tokens; data.max_length is {max_length:,}.", "A smaller one reserves less memory, and changes nothing else."
     )
-
-
-def percent(share: float) -> str:
-    """A share in words short enough for a sentence."""
-    value = 100 * share
-    return "under 0.1%" if 0 < value < 0.1 else f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.1f}%"

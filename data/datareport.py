@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunefleet.cluster.axes import amount, count
+from tunefleet.cluster.axes import amount, count, percent
 from tunefleet.cluster.markup import Content, Markup, element, join
 from tunefleet.cluster.page import Cell, Figure, Section, Tone, facts, figures, fold, notice, page, paragraph, section, table, texts, verdict
 from tunefleet.cluster.storage import Storage
-from tunefleet.data.advice import Advice, advise, percent
+from tunefleet.data.advice import Advice, advise
 from tunefleet.data.cases import words_of_rows
 from tunefleet.data.facts import Facts
 from tunefleet.data.gate import MEANING, Case, Finding, Verdict

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tunefleet.cluster import charts
-from tunefleet.cluster.axes import quantity
+from tunefleet.cluster.axes import percent, quantity
 from tunefleet.cluster.markup import Markup
 from tunefleet.cluster.page import grid, table
-from tunefleet.data.advice import percent
 from tunefleet.data.summary import SourceSummary
 
 DRAWN = 6  # sources with charts; the table has all

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunefleet.cluster.axes import count, quantity
+from tunefleet.cluster.axes import count, percent, quantity
 from tunefleet.cluster.charts import stack
 from tunefleet.cluster.markup import Content, Markup, element, join
 from tunefleet.cluster.metrics import Record
-from tunefleet.cluster.page import Cell, Section, code, facts, fold, section, table
+from tunefleet.cluster.page import Cell, Section, aside, code, facts, fold, section, table
 from tunefleet.data.sourcepage import ABOUT, source_charts, source_table
 from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
@@ -59,7 +59,7 @@ def _happened(run: Gathered) -> Markup:
     kinds = ("started", "training_started")
     told = [record for record in run.events if record.get("event") in kinds or not str(record.get("event", "")).endswith(UNSAID)]
     began = float(run.events[0]["time"])
-    rows = [[span(float(record["time"]) - began), _said(record)] for record in told[:TOLD]]
+    rows: list[list[Content]] = [[aside(span(float(record["time"]) - began)), _said(record)] for record in told[:TOLD]]
     if len(told) > TOLD:
         rows.append(["", f"and {quantity(len(told) - TOLD)} more, in events.jsonl"])
     return table(["after", "what"], rows, numbers=())
@@ -122,7 +122,7 @@ def _gate(counts: Mapping[str, int], quality: Any) -> Markup:
     rows: list[list[Content | Cell]] = []
     for kind in (one for one in looked if counts[one]):
         policy = str(policies.get(kind, ""))
-        share = f"{counts[kind] / counts['rows']:.1%}" if counts.get("rows") else ""
+        share = percent(counts[kind] / counts["rows"]) if counts.get("rows") else ""
         rows.append([spoken(kind), quantity(counts[kind]), share, Cell(DONE.get(policy, policy), "warn" if policy == "warn" else "plain")])
     clean = [spoken(kind) for kind in looked if not counts[kind]]
     unsought = [spoken(kind) for kind in kinds if kind not in looked]

@@ -36,8 +36,8 @@ def points(run: Gathered, key: str) -> list[Point]:
 
 
 def smoothing(steps: int) -> int:
-    """Over how many steps a running mean goes: a 25th of them, and 1, which is none, where there are few."""
-    return max(5, steps // 25) if steps >= SMOOTH_FROM else 1
+    """Over how many steps a running mean goes: a 25th of them, an odd number as it lies around its step; and 1, which is none, where there are few."""
+    return max(5, steps // 25 | 1) if steps >= SMOOTH_FROM else 1
 
 
 def _loss(run: Gathered, *, with_held_out: bool) -> Markup:
@@ -83,7 +83,7 @@ def _held_out(run: Gathered) -> list[Series]:
 
 
 def _small(run: Gathered) -> Iterator[Markup]:
-    yield _over_steps(run, "Learning rate", [Series("learning rate", points(run, "learning_rate"))], y="of the step", zero=True, height=170)
+    yield _over_steps(run, "Learning rate", [Series("learning rate", points(run, "learning_rate"))], y="at each step", zero=True, height=170)
     norms = points(run, "grad_norm")
     known = [y for _, y in norms if math.isfinite(y) and y > 0]
     clip = finite(run.section("training").get("max_grad_norm"))

@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunefleet.cluster.axes import count, short
+from tunefleet.cluster.axes import count
 from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
 from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import compared, digits_of, result
-from tunefleet.trainers.report.wording import better, finite, metric_name, metric_unit, with_interval
+from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, with_interval
 
+APART = 20.0  # times: values that differ more are drawn on a logarithmic axis
 TONES = {"better": "good", "worse": "bad", "unclear": "plain"}
 
 
@@ -30,7 +31,10 @@ def heldout(run: Gathered) -> Section | None:
 
 def _picture(name: str, sets: Mapping[str, Any]) -> Markup:
     rows = [Range(held, list(_estimates(part, name))) for held, part in sets.items()]
-    return ranges(metric_name(name).capitalize(), rows, x=metric_unit(name) or metric_name(name))
+    values = [estimate.value for row in rows for estimate in row.estimates]
+    log = bool(values) and max(values) > APART * min(values) > 0
+    unit = metric_unit(name) or metric_name(name)
+    return ranges(metric_name(name).capitalize(), rows, x=f"{unit}, logarithmic" if log else unit, log=log)
 
 
 def _estimates(part: Mapping[str, Any], name: str) -> Iterator[Estimate]:
@@ -45,9 +49,9 @@ def _numbers(run: Gathered, held: str, part: Mapping[str, Any]) -> Markup:
     for name, tuned in part["tuned"].items():
         difference = part.get("difference", {}).get(name)
         outcome = compared(difference, better(name, run.section("evaluation")))
-        digits = digits_of(difference)
-        changed = Cell(with_interval(difference, digits, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
-        rows.append([metric_name(name), with_interval(part["base"].get(name), digits), with_interval(tuned, digits), changed])
+        digits = digits_of(difference, unknown=0)
+        changed = Cell(with_interval(difference, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
+        rows.append([metric_name(name), *(with_interval(one, at_least=digits) for one in (part["base"].get(name), tuned)), changed])
     title = f"{held}: {count(part['rows'], 'row')}, {count(part['tokens'], 'token')}"
     return table(["metric", "base", "tuned", "difference"], rows, title=title)
 
@@ -56,8 +60,15 @@ def _history(run: Gathered, metrics: list[str]) -> Markup | None:
     """Every evaluation, where there is more than the one above."""
     if len(run.evaluations) < 2:
         return None
+    difference = result(run).get("difference", {})
+    digits = {name: digits_of(difference.get(name)) + 1 for name in metrics}
     rows = [
-        [str(one["step"]), *(short(finite(one["tuned"].get(name))) for name in metrics), str(one.get("placement", "")), f"{finite(one.get('seconds')):.1f}"]
+        [
+            str(one["step"]),
+            *(exact(finite(one["tuned"].get(name)), digits[name]) for name in metrics),
+            str(one.get("placement", "")),
+            f"{finite(one.get('seconds')):.1f}",
+        ]
         for one in run.evaluations[-200:]
     ]
     columns = ["step", *map(metric_name, metrics), "where", "seconds"]

@@ -73,9 +73,10 @@ def compared(difference: Mapping[str, Any] | None, direction: str | None) -> Lit
     return "better" if (high < 0) == (direction == "min") else "worse"
 
 
-def digits_of(difference: Mapping[str, Any] | None) -> int:
-    """Digits after the point that a difference warrants, for it and for what it is a difference of."""
-    return decimals(finite((difference or {}).get("low")), finite((difference or {}).get("high")))
+def digits_of(difference: Mapping[str, Any] | None, unknown: int = 4) -> int:
+    """Digits after the point that a difference warrants, for it and for what it is a difference of; ``unknown`` where it has no interval."""
+    low, high = finite((difference or {}).get("low")), finite((difference or {}).get("high"))
+    return unknown if math.isnan(low) or math.isnan(high) else decimals(low, high)
 
 
 def verdict(run: Gathered) -> Verdict:

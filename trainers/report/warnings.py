@@ -41,7 +41,7 @@ def _ends(run: Gathered) -> list[Warning]:
     """Every time that the run ended without being done; the last end is the verdict's already, unless the run went on."""
     stops = run.all_of("stopped")
     went_on = [stop for stop in stops if any(later.get("event") == "started" and later["time"] > stop["time"] for later in run.events)]
-    return [Warning(f"The run ended before it was done, and was resumed later: {stop.get('why', '')}") for stop in went_on]
+    return [Warning(f"An earlier start of this run ended before it was done: {stop.get('why', '')}") for stop in went_on]
 
 
 def _restarts(run: Gathered) -> list[Warning]:
