@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The records of one micro-batch. ``real`` False: one that only keeps the ranks in step, and must weigh nothing. ``packed``: no padding is computed."""
+    """The records of one micro-batch. ``real`` False: one that only keeps the ranks in step, and must weigh nothing."""
 
     records: list[Record]
     real: bool
-    packed: bool = False
 
 
 class Stream:
@@ -36,6 +35,8 @@ class Stream:
     ``limits``: of a micro-batch. Nothing is kept from step to step but the course's last windows, so going on from a
     checkpoint is asking for its step.
     """
+
+    settled = True  # no step depends on what was learnt before it
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Stream:
         lengths = self.rows.lengths[ids].astype(np.int64)
         division = divide(lengths, self.ranks, kind=self.kind, rows=self.limits.rows, tokens=self.limits.tokens)
         idle = [int(np.argmin(lengths))]  # the cheapest record of the step
-        return [Round(self.rows.records(ids[part or idle].tolist()), real=bool(part), packed=self.kind == "pack") for part in division[self.rank]]
+        return [Round(self.rows.records(ids[part or idle].tolist()), real=bool(part)) for part in division[self.rank]]
 
     def ids(self, step: int) -> Ids:
         """The examples of a step, over all ranks, in their order."""

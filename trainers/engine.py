@@ -43,13 +43,18 @@ class Stepped:
 class EngineScorer:
     """The way to the model that keeps DeepSpeed's hooks: its forward pass is always the engine's."""
 
-    def __init__(self, deepspeed: Any) -> None:
-        self.deepspeed = deepspeed
+    def __init__(self, deepspeed: Any, module: Any) -> None:
+        self.deepspeed, self.module = deepspeed, module
 
     def token_scores(self, batch: Batch, *, correct: bool = False) -> TokenScores:
         """See trainers.objective.Scorer."""
         logp_BT, correct_BT = self.deepspeed(batch, correct=correct)
         return TokenScores(logp_BT, correct_BT)
+
+    def computed_tokens(self, batch: Batch) -> int:
+        """See trainers.objective.Scorer."""
+        computed: int = self.module.computed_tokens(batch)
+        return computed
 
 
 class Engine:
@@ -80,7 +85,7 @@ class Engine:
         optimizer = make_optimizer(self.parameters, run)
         with quiet(run):
             self.deepspeed, *_ = deepspeed.initialize(model=_tuples(module), optimizer=optimizer, config=config, dist_init_required=False)
-        self.scorer = EngineScorer(self.deepspeed)
+        self.scorer = EngineScorer(self.deepspeed, module)
         self._reduces_once = self.stage >= 2 and run.training.precision == "fp32" and 4 * elements <= COALESCE_BYTES
         self._coalescing: ExitStack | None = None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tunefleet.trainers.objective import Objective, Scorer
+from tunefleet.trainers.upcoming import Source, Upcoming
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ class State:
 
 @dataclass(frozen=True)
 class Report:
-    """What one step did. Totals, metrics and computed tokens are this rank's; weights are those of the whole step, over all ranks."""
+    """What one step did. Totals, metrics and computed tokens (those of idle rounds too) are this rank's; weights are the whole step's, over all ranks."""
 
     step: int
     rate: float
@@ -41,14 +42,6 @@ class Report:
     weights: dict[str, float]
     totals: Sequence[torch.Tensor]
     metrics: Sequence[dict[str, tuple[torch.Tensor, float]]]
-
-
-class Source(Protocol):
-    """What the loop reads from: the stream of shards, or the rollouts of an online method."""
-
-    def take(self, step: int) -> list[Round]:
-        """This rank's rounds of a step; equally many on every rank."""
-        ...
 
 
 class Stepper(Protocol):
@@ -107,26 +100,27 @@ def train_loop(
     seed: int,
 ) -> State:
     """Train from ``state`` to ``steps`` optimizer steps, or until a watcher stops it. Returns where it ended."""
-    while state.step < steps:
-        began = time.perf_counter()
-        rounds = source.take(state.step)
-        batches = [objective.collate(r.records) for r in rounds]
-        weights = world.sum({**total_weights(objective, rounds, batches), STOP: float(any(w.wants_stop() for w in watchers))})
-        if weights.pop(STOP):
-            break
-        totals, metrics = [], []
-        for number, (r, batch) in enumerate(zip(rounds, batches, strict=True)):
-            seed_round(seed, state.step, r)
-            loss = objective.loss(engine.scorer, to_device(batch, world.device))
-            total = loss.over(weights) * float(r.real)  # a round made only to keep the ranks in step weighs nothing
-            engine.backward(total, last=number == len(rounds) - 1)
-            totals.append(total.detach())
-            metrics.append({name: (value * r.real, count * r.real) for name, (value, count) in loss.metrics.items()})  # the same names on every rank
-        stepped = engine.step(rate(state.step))
-        report = Report(state.step, rate(state.step), stepped, time.perf_counter() - began, computed_tokens(rounds, batches), weights, totals, metrics)
-        state = State(state.step + 1, state.tokens + round(weights[USEFUL]), 0 if stepped.applied else state.nonfinite + 1)
-        for watcher in watchers:
-            watcher.watch(state, report)
+    with Upcoming(source, objective.collate, world.device, steps) as upcoming:
+        while state.step < steps:
+            began = time.perf_counter()
+            rounds, batches = upcoming.take(state.step)
+            weights = world.sum({**total_weights(objective, rounds, batches), STOP: float(any(w.wants_stop() for w in watchers))})
+            if weights.pop(STOP):
+                break
+            totals, metrics = [], []
+            for number, (r, batch) in enumerate(zip(rounds, batches, strict=True)):
+                seed_round(seed, state.step, r)
+                loss = objective.loss(engine.scorer, to_device(batch, world.device))
+                total = loss.over(weights) * float(r.real)  # a round made only to keep the ranks in step weighs nothing
+                engine.backward(total, last=number == len(rounds) - 1)
+                totals.append(total.detach())
+                metrics.append({name: (value * r.real, count * r.real) for name, (value, count) in loss.metrics.items()})  # the same names on every rank
+            stepped = engine.step(rate(state.step))
+            computed = sum(engine.scorer.computed_tokens(batch) for batch in batches)
+            report = Report(state.step, rate(state.step), stepped, time.perf_counter() - began, computed, weights, totals, metrics)
+            state = State(state.step + 1, state.tokens + round(weights[USEFUL]), 0 if stepped.applied else state.nonfinite + 1)
+            for watcher in watchers:
+                watcher.watch(state, report)
     return state
 
 
@@ -150,8 +144,3 @@ def seed_round(seed: int, step: int, r: Round) -> None:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on the rank's device."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def computed_tokens(rounds: Sequence[Round], batches: Sequence[Batch]) -> int:
-    """Tokens that this rank computed: of packed rounds the real ones, of others with padding; idle rounds included."""
-    return sum(int(batch["attention_mask"].sum()) if r.packed else batch["input_ids"].numel() for r, batch in zip(rounds, batches, strict=True))

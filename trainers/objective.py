@@ -65,6 +65,10 @@ class Scorer(Protocol):
         """Log-probabilities of ``labels`` under the model; no whole logits are ever held."""
         ...
 
+    def computed_tokens(self, batch: Batch) -> int:
+        """Tokens that a forward over this batch computes: with the padding, where padding is computed."""
+        ...
+
 
 class Objective(Protocol):
     """Turns records into batches, and batches into a loss. It knows no rank, step, optimizer or file."""
@@ -73,7 +77,7 @@ class Objective(Protocol):
     pad_id: int
 
     def collate(self, records: Sequence[Record]) -> Batch:
-        """Make one batch; the first dimension of every tensor is B."""
+        """Make one batch; the first dimension of every tensor is B. A function of the records alone: it is called ahead of time, in another thread."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, float]:

@@ -123,7 +123,9 @@ class Training(Settings):
     micro_batch_size: PositiveInt | None = Field(
         default=None, description="most examples per rank per forward: the memory knob; 8 where micro_batch_tokens is null too"
     )
-    micro_batch_tokens: PositiveInt | None = Field(default=None, description="most padded tokens per rank per forward, instead of micro_batch_size")
+    micro_batch_tokens: PositiveInt | None = Field(
+        default=None, description="most tokens per rank per forward, instead of micro_batch_size; with padding, unless batching is pack"
+    )
     learning_rate: PositiveFloat | None = Field(default=None, description="peak learning rate; null takes 1e-5 for full and 1e-4 for LoRA")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(default="cosine", description="shape after the warm-up")
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps that warm up linearly")

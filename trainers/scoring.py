@@ -83,6 +83,11 @@ class TokenScorer(nn.Module):
         scores: TokenScores = self(batch, correct=correct)
         return scores
 
+    def computed_tokens(self, batch: Batch) -> int:
+        """See Scorer."""
+        real_BT = batch["attention_mask"]
+        return int(real_BT.sum()) if self._unpadded(next(self.parameters()).device) else real_BT.numel()
+
     def forward(self, batch: Batch, *, correct: bool = False, whole: bool = False) -> TokenScores:
         """Scores of the supervised tokens. ``whole`` takes them from the model's own full logits: the reference, for a few tokens only.
 
@@ -96,7 +101,7 @@ class TokenScorer(nn.Module):
             logp_N, hit_N = -nn.functional.cross_entropy(logits_ND, labels_BT[mask_BT], reduction="none"), logits_ND.argmax(-1) == labels_BT[mask_BT]
         else:
             real_BT = batch["attention_mask"] > 0
-            if self.by_row and (self.pack or labels_BT.device.type == "cpu"):
+            if self._unpadded(labels_BT.device):
                 given = {name: batch[name][real_BT][None] for name in ("input_ids", "position_ids")}
                 given |= {"attention_mask": NO_MASK, "row_lengths": real_BT.sum(1).tolist()}
                 hidden_ND = causal.base_model(**given, use_cache=False).last_hidden_state[0][mask_BT[real_BT]]
@@ -106,6 +111,10 @@ class TokenScorer(nn.Module):
             logp_N, hit_N = self.head(hidden_ND, labels_BT[mask_BT])
         logp_BT = logp_N.new_zeros(labels_BT.shape).masked_scatter(mask_BT, logp_N)
         return TokenScores(logp_BT, torch.zeros_like(mask_BT).masked_scatter(mask_BT, hit_N) if correct else None)
+
+    def _unpadded(self, device: torch.device) -> bool:
+        """Whether rows are computed end to end there."""
+        return self.by_row and (self.pack or device.type == "cpu")
 
 
 def batching_kind(batching: Literal["auto", "bucket", "pack", "pad"], model: nn.Module, device: torch.device) -> tuple[Kind, list[str]]:
