@@ -312,12 +312,12 @@ def _too_large(claims: Sequence[Claim], placed: Sequence[Placement], session: Se
 
 def _actors(claims: Sequence[Claim], placed: Sequence[Placement], stack: ExitStack) -> Sequence[str]:
     """The names of the evaluation actors; they end with the stack."""
-    from tunefleet.trainers.evaluation.actors import create_actors
+    from tunefleet.trainers.evaluation.actors import create_evaluators
 
     wanted = _examined(claims, placed)
     if wanted is None:
         return ()
-    actors = create_actors(wanted)
+    actors = create_evaluators(wanted)
     stack.callback(actors.close)
     return actors.names
 

@@ -197,7 +197,7 @@ def test_greedy_text_does_not_depend_on_what_else_is_asked(runs: dict[str, RunFi
     from tunefleet.trainers.generation import Generator
 
     generator = Generator(str(bases / "gpt2"))
-    assert generator.encoder is None  # a model without a template continues text
+    assert generator.asker.encoder is None  # a model without a template continues text
     alone = [generator.generate([prompt], 6)[0] for prompt in ("one", "two three four five", "")]
     assert generator.generate(["one", "two three four five", ""], 6) == alone
     assert generator.generate(["one"], 6, temperature=1.0, seed=3) == generator.generate(["one"], 6, temperature=1.0, seed=3)

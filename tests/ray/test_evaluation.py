@@ -10,7 +10,7 @@ from toys import train_step
 from tunefleet.cluster.storage import open_storage
 from tunefleet.cluster.world import World
 from tunefleet.data.store import Store
-from tunefleet.trainers.evaluation.actors import Order, create_actors
+from tunefleet.trainers.evaluation.actors import Order, create_evaluators
 from tunefleet.trainers.evaluation.files import BASE, read_results
 from tunefleet.trainers.evaluation.inline import Trained
 from tunefleet.trainers.evaluation.watch import EvaluationWatch
@@ -71,7 +71,7 @@ def trained(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def actors(ray_session, tmp_path_factory):
-    made = create_actors(run_file(tmp_path_factory.mktemp("none"), {"kind": "full"}).evaluation)
+    made = create_evaluators(run_file(tmp_path_factory.mktemp("none"), {"kind": "full"}).evaluation)
     yield made
     made.close()
 

@@ -6,11 +6,11 @@ a model never travels. One that dies is started again by Ray and loads what it n
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tunefleet.cluster.actors import Actors, create_actors, restarted
 from tunefleet.trainers.evaluation.policy import Ticket
 from tunefleet.trainers.evaluation.rows import RowScores
 from tunefleet.trainers.run import Evaluation
@@ -18,7 +18,6 @@ from tunefleet.trainers.run import Evaluation
 if TYPE_CHECKING:
     from tunefleet.trainers.evaluation.plain import Examiner
 
-RETRIES = 2
 T = TypeVar("T")
 
 
@@ -46,21 +45,6 @@ class ActorShare:
     samples_error: str = ""
 
 
-@dataclass(frozen=True)
-class Actors:
-    """Evaluation actors and their names. They live as long as their handles, here in the driver."""
-
-    names: tuple[str, ...]
-    handles: tuple[Any, ...]
-
-    def close(self) -> None:
-        """End them all, for good."""
-        import ray
-
-        for handle in self.handles:
-            ray.kill(handle, no_restart=True)
-
-
 class Evaluator:
     """The actor. It keeps one model, and takes up another run only when it is asked to: the runs of a chain share their actors."""
 
@@ -68,7 +52,7 @@ class Evaluator:
         """Nothing is imported yet: the training starts meanwhile, and needs the processors."""
         self._threads = max(1, round(cpu))
         self._order: Order | None = None
-        self._restarted = _restarted()
+        self._restarted = restarted()
         self._examiner: Examiner | None = None
 
     def prepare(self, order: Order, index: int, count: int) -> None:
@@ -107,18 +91,13 @@ class Evaluator:
         return self._examiner
 
 
-def create_actors(evaluation: Evaluation) -> Actors:
+def create_evaluators(evaluation: Evaluation) -> Actors:
     """Create ``evaluation.actors`` actors in the Ray session of this process, and return at once; they load a model when they are first asked.
 
     Call it in the driver; rank 0 finds them by their names, which travel in the payload.
     """
-    import ray
-
-    stem, held = f"tunefleet-evaluator-{secrets.token_hex(4)}", evaluation.resources
-    options: Mapping[str, Any] = {"num_cpus": held.cpu, "num_gpus": held.gpu, "max_restarts": -1, "max_task_retries": RETRIES}
-    remote = ray.remote(Evaluator)
-    names = tuple(f"{stem}-{i}" for i in range(evaluation.actors))
-    return Actors(names, tuple(remote.options(name=name, **options).remote(held.cpu) for name in names))
+    held = evaluation.resources
+    return create_actors(Evaluator, evaluation.actors, held.cpu, stem="tunefleet-evaluator", cpu=held.cpu, gpu=held.gpu)
 
 
 def _try(work: Callable[[], T]) -> tuple[str, T | None]:
@@ -127,11 +106,3 @@ def _try(work: Callable[[], T]) -> tuple[str, T | None]:
         return "", work()
     except Exception as error:  # noqa: BLE001 - whatever a model's own generation raises
         return f"{type(error).__name__}: {error}".splitlines()[0], None
-
-
-def _restarted() -> str | None:
-    """This actor's name when Ray has started it again after a death."""
-    import ray
-
-    context = ray.get_runtime_context()
-    return str(context.get_actor_name()) if context.was_current_actor_reconstructed else None

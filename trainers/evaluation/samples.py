@@ -59,7 +59,7 @@ class Sampler:
 
     def answer(self, model: Any, asked: Sequence[Asked], device: torch.device, *, together: bool = False) -> list[str]:
         """Greedy answers of a transformers or PEFT model in evaluation mode. ``together``: ZeRO-3, where all ranks go forward equally often."""
-        from tunefleet.trainers.generation import continued, ends_of
+        from tunefleet.trainers.decoding import continued, ends_of
 
         ends = ends_of(self.tokenizer, self.encoder)
         new = continued(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tunefleet.tuning.arguments import Option, Verb, whole_number
 from tunefleet.tuning.printing import console, print_json, print_table, remark, results
 
 if TYPE_CHECKING:
-    from tunefleet.data.prepare import Advance
     from tunefleet.trainers.run import RunFile
 
 VERB = Verb(
@@ -44,10 +42,15 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
             console().print()
         return 0
     from tunefleet.cluster.tasks import cluster_tasks
-    from tunefleet.data.prepare import prepare
+    from tunefleet.data.prepare import Advance, prepare
+    from tunefleet.tuning.counter import Counter
 
-    with Counter() as counter:
-        prepared = prepare(asked.data, layout, tokenizer, on_progress=counter, cluster=partial(cluster_tasks, options.address))
+    with Counter("preparing") as counter:
+
+        def show(advance: Advance) -> None:
+            counter.show(advance.rows, advance.bytes, advance.of)
+
+        prepared = prepare(asked.data, layout, tokenizer, on_progress=show, cluster=partial(cluster_tasks, options.address))
     for text in (*decisions, *prepared.decisions):
         remark(f"note: {text}")
     if options.json:
@@ -86,43 +89,3 @@ def checked_rows(path: str, settings: Mapping[str, str]) -> RunFile:
     for link in links:
         make_tokenizer(link.run)
     return links[-1].run
-
-
-class Counter:
-    """Rows done, rows a second and the time that is left, on stderr: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, *, every_s: float = 10.0) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.console = Console(stderr=True)
-        self.bar = Progress(TextColumn("preparing"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"), console=self.console, transient=True)
-        self.task = self.bar.add_task("rows", text="reading")
-        self.every_s, self.began, self.said = every_s, time.monotonic(), time.monotonic()
-
-    def __enter__(self) -> Counter:
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.console.is_terminal:
-            self.bar.stop()
-
-    def __call__(self, advance: Advance) -> None:
-        """Show progress. Time is left in proportion to bytes: rows are not counted before they are read."""
-        now = time.monotonic()
-        text = described(advance, now - self.began)
-        self.bar.update(self.task, completed=advance.bytes, total=advance.of, text=text)
-        if not self.console.is_terminal and now - self.said >= self.every_s:
-            self.said = now
-            remark(f"preparing: {text}")
-
-
-def described(advance: Advance, seconds: float) -> str:
-    """``1,200,000 rows  8,300 rows/s  2m05s left``."""
-    from tunefleet.cluster.progress import duration
-
-    rate = advance.rows / max(seconds, 1e-9)
-    left = seconds * (advance.of - advance.bytes) / max(advance.bytes, 1)
-    return f"{advance.rows:,} rows  {rate:,.0f} rows/s  {duration(left)} left"

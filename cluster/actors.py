@@ -1,0 +1,85 @@
+"""Ray actors that keep something heavy, a model, between pieces of work. The driver makes them; one that dies is started again and its piece done anew."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunefleet.cluster.errors import WorkerError
+
+RETRIES = 2
+"""How often a piece is begun again whose actor died. What the work itself raises is raised at once."""
+_AHEAD = 2  # pieces that an actor has at once, so that it never waits for the driver
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Actors and their names. They live as long as their handles, here in the driver."""
+
+    names: tuple[str, ...]
+    handles: tuple[Any, ...]
+
+    def close(self) -> None:
+        """End them all, for good."""
+        import ray
+
+        for handle in self.handles:
+            ray.kill(handle, no_restart=True)
+
+
+def create_actors(kind: type, count: int, *arguments: Any, stem: str, cpu: float, gpu: float) -> Actors:
+    """Make actors in the Ray session of this process, and return at once: whatever their class loads, it should load when it is first asked."""
+    import ray
+
+    stem = f"{stem}-{secrets.token_hex(4)}"
+    names = tuple(f"{stem}-{i}" for i in range(count))
+    remote = ray.remote(kind)
+    how: dict[str, Any] = {"num_cpus": cpu, "num_gpus": gpu, "max_restarts": -1, "max_task_retries": RETRIES}
+    return Actors(names, tuple(remote.options(name=name, **how).remote(*arguments) for name in names))
+
+
+def restarted() -> str | None:
+    """In an actor: its name, when Ray has started it again after a death."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return str(context.get_actor_name()) if context.was_current_actor_reconstructed else None
+
+
+def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Have the ``do`` of every actor called with items, each actor as fast as it can; yield (number of the item, result) as they come.
+
+    Raises what ``do`` raised, and WorkerError for a piece whose actors died time and again.
+    """
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    numbers = iter(range(len(items)))
+    waiting: dict[Any, tuple[int, Any]] = {}
+
+    def hand(actor: Any) -> None:
+        number = next(numbers, None)
+        if number is not None:
+            waiting[actor.do.remote(items[number])] = (number, actor)
+
+    for _ in range(_AHEAD):
+        for actor in actors.handles:
+            hand(actor)
+    while waiting:
+        (reference,), _ = ray.wait(list(waiting), num_returns=1)
+        number, actor = waiting.pop(reference)
+        try:
+            result = ray.get(reference)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError as error:
+            raise WorkerError(
+                f"piece {number + 1} of {len(items)} could not be done",
+                got=f"its actor died {RETRIES + 1} times: {str(error).splitlines()[0]}",
+                want="an actor that lives",
+                fix="look for a lack of memory; fewer actors or a smaller batch need less",
+            ) from error
+        hand(actor)
+        yield number, result
