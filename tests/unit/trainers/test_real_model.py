@@ -25,7 +25,7 @@ def test_the_loss_of_a_real_model_is_the_one_measured_and_its_text_is_a_story() 
     nats, tokens = 0.0, 0
     with torch.no_grad():
         for start in range(0, 300, 20):
-            ids = [np.array(generator.tokenizer(text)["input_ids"][:512], np.int32) for text in stories[start : start + 20]]
+            ids = [np.array(generator.asker.tokenizer(text)["input_ids"][:512], np.int32) for text in stories[start : start + 20]]
             batch = token_batch([Record(i, {"ids": row, "supervised": np.ones(len(row), np.uint8)}) for i, row in enumerate(ids)], pad_id=0)
             nats -= float(scorer.token_scores(batch).logp_BT.sum())
             tokens += int((batch["labels"] >= 0).sum())
