@@ -45,39 +45,50 @@ class Advice:
 def advise(verdict: Verdict, sources: Sequence[SourceSummary], max_length: int) -> list[Advice]:
     """What to act on, the gravest first; empty when there is nothing."""
     found = [finding for finding in verdict.findings if finding.count]
-    cut = next((_cut(sources, finding, max_length) for finding in found if finding.kind == "truncated"), None)
-    shape = [advice for source in sources for advice in (_labels(source), _sparse(source), _one_document(source, max_length))]
-    all_of = [*(_finding(finding, len(verdict.keep)) for finding in found if finding.kind in TODO), cut, *shape, _roomy(sources, max_length)]
+    cut = next((_cut(sources, finding, len(verdict.keep), max_length) for finding in found if finding.kind == "truncated"), None)
+    shape = [advice for source in sources for advice in (_labels(source), _sparse(source), _documents(source, max_length))]
+    all_of = [*(_finding(finding, len(verdict.keep), sources) for finding in found if finding.kind in TODO), cut, *shape, _roomy(sources, max_length)]
     return sorted((advice for advice in all_of if advice), key=lambda advice: (("bad", "warn", "plain").index(advice.tone), -advice.weight))
 
 
-def _finding(finding: Finding, rows: int) -> Advice:
+def _finding(finding: Finding, rows: int, sources: Sequence[SourceSummary]) -> Advice:
     done = {"drop": "They are dropped.", "error": "The policy is error: nothing was prepared."}.get(finding.policy, "They stay.")
     share = finding.count / rows
     tone: Tone = "bad" if finding.policy == "error" else "plain" if finding.policy == "drop" and share < MUCH else "warn"
     said = f"Rows that {MEANING[finding.kind]}: {finding.count:,} of {rows:,} ({percent(share)})."
+    if finding.kind == "unsupervised":
+        cut = sum(source.all_cut for source in sources)
+        said += " data.max_length cuts off all that they teach." if cut == finding.count else f" {cut:,} of them lose it to data.max_length." if cut else ""
     return Advice(tone, said, done if tone == "plain" else f"{done} {TODO[finding.kind]}", share * GRAVITY.get(finding.kind, 1.0))
 
 
-def _cut(sources: Sequence[SourceSummary], finding: Finding, max_length: int) -> Advice:
+def _cut(sources: Sequence[SourceSummary], finding: Finding, rows: int, max_length: int) -> Advice:
     lost, learnt = sum(s.lost for s in sources), sum(s.supervised for s in sources)
     share = lost / max(lost + learnt, 1)
     said = f"Rows that are longer than data.max_length ({max_length:,} tokens): {finding.count:,}"
-    needed = [s.lengths.needed for s in sources if s.lengths]
-    if finding.policy != "keep" or not needed:
-        return Advice("bad" if finding.policy == "error" else "plain", f"{said}.", "The policy is error." if finding.policy == "error" else "They are dropped.")
-    said += f". {percent(share)} of what should be learnt is cut off." if lost else ". Nothing that is learnt is cut off."
-    to_do = (
-        f"data.max_length {max(n[2] for n in needed):,} would hold what is learnt of 99% of the rows of each source, {max(n[3] for n in needed):,} all of it."
+    most, every = (max(source.needed[i] for source in sources) for i in range(2))
+    to_do = f"data.max_length {every:,} would cut none of them" + (f", {most:,} would hold 99% of the rows of each source." if most < every else ".")
+    if finding.policy == "error":
+        return Advice("bad", f"{said}.", f"The policy is error: nothing was prepared. {to_do}")
+    if finding.policy == "drop":
+        return Advice("warn" if finding.count > MUCH * rows else "plain", f"{said} of {rows:,}.", f"They are dropped. {to_do}", finding.count / rows)
+    said += (
+        f". {percent(share)} of what should be learnt is cut off." if lost else ". Nothing that is learnt is cut off." if learnt else ". Their end is cut off."
     )
-    return Advice("warn" if share > 0.005 else "plain", said, to_do if lost else "Raise data.max_length where the end of a text matters.", share)
+    return Advice("warn" if share > 0.005 or not learnt else "plain", said, to_do, share)
 
 
-def _one_document(source: SourceSummary, max_length: int) -> Advice | None:
-    """Text that was cut in so many pieces that it was hardly meant as one document."""
+def _documents(source: SourceSummary, max_length: int) -> Advice | None:
+    """Text in several examples; of so many that it was hardly meant as one document."""
     longest = source.lengths.longest if source.lengths else 0
-    if longest < PIECES * max_length or source.whole < source.kept:
+    if not source.pieces:
         return None
+    if longest < PIECES * max_length:
+        said = f"{source.name}: documents that are longer than data.max_length: {source.pieces:,} of {source.kept:,} ({percent(source.pieces / source.kept)})."
+        todo = (
+            f"Each becomes several examples, and what is read in one is not remembered in the next. data.max_length {longest:,} would keep all of them whole."
+        )
+        return Advice("plain", said, todo)
     said = f"{source.name}: one document has {longest:,} tokens, and is cut into some {longest // max_length:,} examples."
     return Advice("warn", said, "If it holds several, set the source's separator. Its held-out pieces stand right beside those that are trained on.", 0.1)
 
@@ -104,7 +115,7 @@ def _sparse(source: SourceSummary) -> Advice | None:
 
 def _roomy(sources: Sequence[SourceSummary], max_length: int) -> Advice | None:
     longest = max((source.lengths.longest for source in sources if source.lengths), default=0)
-    if not longest or longest * 2 > max_length or any(source.whole < source.kept for source in sources):
+    if not longest or longest * 2 > max_length or any(source.whole < source.kept or source.pieces for source in sources):
         return None
     return Advice(
         "plain", f"The longest row has {longest:,} tokens; data.max_length is {max_length:,}.", "A smaller one reserves less memory, and changes nothing else."

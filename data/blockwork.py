@@ -30,7 +30,7 @@ from tunefleet.data.survey import Parsed, Part, Reading, problem_of
 from tunefleet.data.tokens import Encoder
 from tunefleet.data.wording import wording
 
-VERSION = 2  # rises whenever the same block would become another piece
+VERSION = 3  # rises whenever the same block would become another piece
 BATCH_ROWS = 1000
 BATCH_CHARACTERS = 4 << 20
 PIECE_BYTES = 16 << 20

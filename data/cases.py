@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
+from typing import Any
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.data.examples import Conversation, Example, Labelled, Message, Pair, Preference, Text, Triplet, conversations_of
@@ -62,4 +64,8 @@ def _in_words(example: Example) -> str:
 
 
 def _turns(messages: Sequence[Message]) -> str:
-    return "\n".join(f"{message.role}: {message.content}" + (f" {dict(message.extra)}" if message.extra else "") for message in messages)
+    return "\n".join(f"{message.role}: {message.content}" + (f" {_as_json(message.extra)}" if message.extra else "") for message in messages)
+
+
+def _as_json(extra: Mapping[str, Any]) -> str:
+    return json.dumps(dict(extra), ensure_ascii=False, default=str)

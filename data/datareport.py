@@ -34,6 +34,7 @@ class Report:
     words: Mapping[int, str]
     decisions: Sequence[str]
     max_length: int
+    stopped: str = ""  # why nothing was prepared, where no policy says it
 
 
 def make_report(found: Facts, judged: Verdict, readings: Sequence[Reading], *, max_length: int, masked: bool, decisions: Sequence[str] = ()) -> Report:
@@ -115,6 +116,8 @@ def _verdict(report: Report) -> Markup:
     rows, kept = len(report.judged.keep), int(report.judged.keep.sum())
     grave = [advice for advice in report.advice if advice.tone != "plain"]
     refused = report.judged.refuses
+    if report.stopped:
+        return verdict(f"Nothing was prepared. {report.stopped}.", tone="bad", why=grave[0].said if grave else "")
     if not grave:
         said = f"{kept:,} of {count(rows, 'row')} stay" if kept < rows else f"All {rows:,} rows stay" if rows > 1 else "The one row stays"
         return verdict(f"{said}, and nothing has to be mended.", tone="good")
@@ -131,11 +134,12 @@ def _figures(report: Report) -> Markup:
     tokens, supervised, lost = (sum(values) for values in zip(*((s.tokens, s.supervised, s.lost) for s in report.sources), strict=True))
     longest = max((source.lengths.longest for source in report.sources if source.lengths), default=0)
     refused = sum(finding.count for finding in report.judged.findings if finding.policy == "error")
+    several = "in examples of at most" if any(source.pieces for source in report.sources) else "in texts of at most"
     shown = [
         Figure("rows", f"{rows:,}"),
         Figure("refused", f"{refused:,}", tone="bad") if report.judged.refuses else Figure("stay", f"{kept:,}", more=percent(kept / max(rows, 1))),
         Figure("tokens", amount(tokens)),
-        Figure("longest row", f"{longest:,}", "tokens", more=f"max_length {report.max_length:,}"),
+        Figure("longest row", f"{longest:,}", "tokens", more=f"{'max_length' if longest <= report.max_length else several} {report.max_length:,}"),
     ]
     if supervised:
         shown.insert(3, Figure("learnt", percent(supervised / max(tokens, 1)), more="of the tokens carry loss"))

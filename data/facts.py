@@ -40,6 +40,7 @@ COLUMNS: Mapping[str, str] = {
     "tokens": "int32",  # of all the row's examples, as they are after the cut to max_length
     "supervised": "int32",  # of them
     "lost": "int32",  # supervised tokens that the cut took away
+    "uncut": "int32",  # tokens of its longest sequence before the cut: the max_length that cuts nothing
     "flags": "uint16",
 }
 LABEL_CHARACTERS = 64
@@ -192,7 +193,13 @@ def _of_tokens(encoded: Sequence[Encoded]) -> dict[str, int]:
     cut = Flag.TRUNCATED if any(one.truncated for one in encoded) else Flag(0)
     cut |= Flag.UNSUPERVISED if not supervised else Flag(0)
     cut |= Flag.EMPTY if not any(one.length for one in encoded) else Flag(0)
-    return {"tokens": sum(one.length for one in encoded), "supervised": supervised, "lost": sum(one.lost for one in encoded), "cut": int(cut)}
+    return {
+        "tokens": sum(one.length for one in encoded),
+        "supervised": supervised,
+        "lost": sum(one.lost for one in encoded),
+        "uncut": max((one.uncut for one in encoded), default=0),
+        "cut": int(cut),
+    }
 
 
 def _answer_of(example: Example) -> str:

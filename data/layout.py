@@ -7,7 +7,7 @@ tokenise again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tunefleet.data.examples import Conversation, Example, Judged, Kinds, Labelled, Pair, Preference, Text, Triplet
@@ -36,7 +36,7 @@ class Encoded:
 
     ``length`` is the tokens of all its sequences, ``supervised`` how many of them carry loss (1 for a group that is learnt as a whole, 0 where
     nothing can be learnt from it). ``answer`` is the number of the last learnt answer of a conversation that it holds (-1: the last of all).
-    ``truncated`` says that the end of a sequence was cut off.
+    ``truncated`` says that the end of a sequence was cut off, ``uncut`` how long the longest of them was before.
     """
 
     columns: Columns
@@ -45,6 +45,7 @@ class Encoded:
     truncated: bool = False
     lost: int = 0  # supervised tokens that were cut off
     answer: int = -1
+    uncut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ def _preference(example: Example, encoder: Encoder) -> Iterator[Encoded]:
     chosen, rejected = encoder.supervised(example.chosen), encoder.supervised(example.rejected)
     columns = {f"{name}_{column}": value for name, one in (("chosen", chosen), ("rejected", rejected)) for column, value in one.columns.items()}
     learnt = chosen.supervised + rejected.supervised if chosen.supervised and rejected.supervised else 0
-    yield Encoded(columns, chosen.length + rejected.length, learnt, chosen.truncated or rejected.truncated, chosen.lost + rejected.lost)
+    lost, uncut = chosen.lost + rejected.lost, max(chosen.uncut, rejected.uncut)
+    yield Encoded(columns, chosen.length + rejected.length, learnt, chosen.truncated or rejected.truncated, lost, uncut=uncut)
 
 
 def _judged(example: Example, encoder: Encoder) -> Iterator[Encoded]:
@@ -120,7 +122,7 @@ def _judged(example: Example, encoder: Encoder) -> Iterator[Encoded]:
 
     assert isinstance(example, Judged)
     one = encoder.supervised(example.conversation)
-    yield Encoded({**one.columns, "good": np.array([example.good], np.uint8)}, one.length, one.supervised, one.truncated, one.lost)
+    yield replace(one, columns={**one.columns, "good": np.array([example.good], np.uint8)}, answer=-1)
 
 
 def _labelled(example: Example, encoder: Encoder) -> Iterator[Encoded]:
@@ -130,7 +132,7 @@ def _labelled(example: Example, encoder: Encoder) -> Iterator[Encoded]:
     assert isinstance(example, Labelled)
     coded = encoder.framed(*example.texts)
     labels = np.sort(np.asarray([encoder.label(label) for label in example.labels], np.int32))
-    yield Encoded({"ids": coded.ids, "segments": coded.segments, "labels": labels}, len(coded.ids), 1, coded.truncated)
+    yield Encoded({"ids": coded.ids, "segments": coded.segments, "labels": labels}, len(coded.ids), 1, coded.truncated, uncut=coded.uncut)
 
 
 def _pair(example: Example, encoder: Encoder) -> Iterator[Encoded]:
@@ -141,7 +143,7 @@ def _pair(example: Example, encoder: Encoder) -> Iterator[Encoded]:
     first, second = encoder.framed(example.first), encoder.framed(example.second)
     length = len(first.ids) + len(second.ids)
     columns = {"first_ids": first.ids, "second_ids": second.ids, "score": np.array([example.score], np.float32)}
-    yield Encoded(columns, length, 1, first.truncated or second.truncated)
+    yield Encoded(columns, length, 1, first.truncated or second.truncated, uncut=max(first.uncut, second.uncut))
 
 
 def _triplet(example: Example, encoder: Encoder) -> Iterator[Encoded]:
@@ -156,8 +158,8 @@ def _triplet(example: Example, encoder: Encoder) -> Iterator[Encoded]:
         "negative_ids": np.concatenate([np.zeros(0, np.int32), *(one.ids for one in negatives)]),
         "negative_lengths": np.asarray([len(one.ids) for one in negatives], np.int32),
     }
-    length = sum(len(one.ids) for one in (query, positive, *negatives))
-    yield Encoded(columns, length, 1, any(one.truncated for one in (query, positive, *negatives)))
+    all_of = (query, positive, *negatives)
+    yield Encoded(columns, sum(len(one.ids) for one in all_of), 1, any(one.truncated for one in all_of), uncut=max(one.uncut for one in all_of))
 
 
 TOKENS = (Column("ids", "int32"), Column("supervised", "uint8"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -222,8 +222,8 @@ class _Preparing:
                 verdict.refuse(f"{refused.address}/{REPORT}")
             try:
                 making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, report, workers)
-            except DataError:  # a side is left without rows: the report says why
-                write_report(refused, report)
+            except DataError as error:  # a side is left without rows: the report says why
+                write_report(refused, replace(report, stopped=error.what))
                 raise
         return sum(not one.made for one in done), sum({task.key: one.tokenised for task, one in zip(tasks, done, strict=True)}.values())
 

@@ -30,13 +30,12 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens a row, of the rows that stay. ``needed`` is what 0.5, 0.95, 0.99 and all of them would take if nothing that is learnt were cut off."""
+    """Tokens a row, of the rows that stay."""
 
     median: int
     mean: float
     p95: int
     longest: int
-    needed: tuple[int, int, int, int]
     histogram: Histogram
 
 
@@ -50,7 +49,11 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """One source. ``learnt`` is the share of a row's tokens that carry loss, None where no single tokens do. ``lost``: learnt tokens that were cut off."""
+    """One source. ``learnt`` is the share of a row's tokens that carry loss, None where no single tokens do. ``lost``: learnt tokens that were cut off.
+
+    ``pieces``: rows that stay and are longer than an example, but not cut: they become several. ``all_cut``: rows that lose all that they teach to the cut.
+    ``needed``: the max_length that would cut nothing of 99% of the rows that can be read, and of all.
+    """
 
     name: str
     held: bool
@@ -61,6 +64,9 @@ class SourceSummary:
     supervised: int
     lost: int
     whole: int  # rows that stay and were not cut
+    pieces: int
+    all_cut: int
+    needed: tuple[int, int]
     lengths: Lengths | None
     learnt: Histogram | None
     labels: tuple[Label, ...]
@@ -78,7 +84,9 @@ def _source(facts: Facts, verdict: Verdict, number: int, part: Part, *, masked: 
 
     of_part = facts.columns["part"] == number
     rows = np.flatnonzero(of_part & verdict.keep)
-    tokens, supervised, lost = (facts.columns[name][rows].astype(np.int64) for name in ("tokens", "supervised", "lost"))
+    tokens, supervised, lost, uncut = (facts.columns[name][rows].astype(np.int64) for name in ("tokens", "supervised", "lost", "uncut"))
+    readable = np.flatnonzero(of_part & ~facts.has(Flag.INVALID))
+    needed = np.quantile(facts.columns["uncut"][readable], (0.99, 1.0), method="higher").tolist() if len(readable) else [0, 0]
     labels, others = _labels(facts, rows)
     return SourceSummary(
         name=part.name,
@@ -90,7 +98,10 @@ def _source(facts: Facts, verdict: Verdict, number: int, part: Part, *, masked: 
         supervised=int(supervised.sum()) if masked else 0,
         lost=int(lost.sum()),
         whole=int((~facts.has(Flag.TRUNCATED)[rows]).sum()),
-        lengths=_lengths(tokens, lost) if len(rows) else None,
+        pieces=int(((tokens > uncut) & (facts.columns["context"][rows] == 0)).sum()) if masked else 0,
+        all_cut=int((of_part & facts.has(Flag.UNSUPERVISED) & (facts.columns["lost"] > 0)).sum()),
+        needed=(needed[0], needed[1]),
+        lengths=_lengths(tokens) if len(rows) else None,
         learnt=_histogram(supervised / np.maximum(tokens, 1), 1.0, BINS // 2) if masked and len(rows) else None,
         labels=labels,
         other_labels=others,
@@ -98,12 +109,11 @@ def _source(facts: Facts, verdict: Verdict, number: int, part: Part, *, masked: 
     )
 
 
-def _lengths(tokens: Ints, lost: Ints) -> Lengths:
+def _lengths(tokens: Ints) -> Lengths:
     import numpy as np
 
     median, p95, longest = (int(value) for value in np.quantile(tokens, (0.5, 0.95, 1.0), method="higher"))
-    needed = tuple(int(value) for value in np.quantile(tokens + lost, (0.5, 0.95, 0.99, 1.0), method="higher"))
-    return Lengths(median, float(tokens.mean()), p95, longest, (needed[0], needed[1], needed[2], needed[3]), _histogram(tokens, float(longest), BINS))
+    return Lengths(median, float(tokens.mean()), p95, longest, _histogram(tokens, float(longest), BINS))
 
 
 def _histogram(values: npt.NDArray[np.float64] | Ints, top: float, bins: int) -> Histogram:

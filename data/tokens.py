@@ -41,11 +41,19 @@ class Coded:
 
 @dataclass(frozen=True, slots=True)
 class Framed:
-    """A text, or two, between the special tokens that the tokenizer puts around them. ``segments`` is 1 where the second text stands."""
+    """A text, or two, between the special tokens that the tokenizer puts around them. ``segments`` is 1 where the second text stands.
+
+    ``uncut`` is how many tokens it has without the cut.
+    """
 
     ids: Ids
     segments: Bytes
-    truncated: bool
+    uncut: int
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the end of a text was cut off."""
+        return self.uncut > len(self.ids)
 
 
 class Encoder:
@@ -125,12 +133,12 @@ class Encoder:
         """Like ``supervised``; several where the template rewrites earlier turns, with every answer learnt in exactly one."""
         if isinstance(example, Text):
             ids = self._document(example)
-            yield self._encoded(ids[: self.max_length], [(0, len(ids))], truncated=len(ids) > self.max_length)
+            yield self._encoded(ids, [(0, len(ids))])
             return
         for rendering in self._renderings(example):
             coded = self._code(rendering.text)
             spans = [_tokens_in(coded.offsets, span) for span in rendering.spans]
-            yield self._encoded(_array(coded.ids[: self.max_length]), spans, truncated=len(coded.ids) > self.max_length, answer=rendering.answer)
+            yield self._encoded(_array(coded.ids), spans, answer=rendering.answer)
 
     def pieces(self, example: Conversation | Text) -> Iterator[Encoded]:
         """A document in pieces of at most ``max_length`` tokens, BOS and EOS as the tokenizer puts them around a text.
@@ -143,11 +151,11 @@ class Encoder:
             piece = ids[start : start + self.max_length].copy()
             if piece.size and ids[0] == self.tokenizer.bos_token_id:
                 piece[0] = ids[0]
-            yield self._encoded(piece, [(0, len(piece))], truncated=False)
+            yield self._encoded(piece, [(0, len(piece))])
 
     def framed(self, *texts: str) -> Framed:
         """One text, or two as one sequence, with the tokenizer's special tokens around them; the longer of two is cut first where they are too long."""
-        return self._texts.get(texts) or _framed(self._short.encode(*texts))
+        return self._texts.get(texts) or self._framed(texts, self._short.encode(*texts))
 
     @cached_property
     def _short(self) -> Any:
@@ -187,7 +195,13 @@ class Encoder:
         framed = list({texts for example in examples for texts in _framings(example)})
         if framed:
             made = self._short.encode_batch([texts if len(texts) > 1 else texts[0] for texts in framed])
-            self._texts = {texts: _framed(c) for texts, c in zip(framed, made, strict=True)}
+            self._texts = {texts: self._framed(texts, c) for texts, c in zip(framed, made, strict=True)}
+
+    def _framed(self, texts: tuple[str, ...], coded: Any) -> Framed:
+        import numpy as np
+
+        uncut = len(self._whole.encode(*texts).ids) if coded.overflowing else len(coded.ids)  # what overflows of two texts stands there in several ways
+        return Framed(_array(coded.ids), np.asarray(coded.type_ids, np.uint8), uncut)
 
     def _renderings(self, conversation: Conversation) -> list[Rendering]:
         return self._rendered.pop(id(conversation), None) or self.renderer.answers(conversation)
@@ -208,15 +222,16 @@ class Encoder:
         bos = self.tokenizer.bos_token_id
         return _array(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids)
 
-    def _encoded(self, ids: Ids, spans: Sequence[Span], *, truncated: bool, answer: int = -1) -> Encoded:
+    def _encoded(self, whole: Ids, spans: Sequence[Span], *, answer: int = -1) -> Encoded:
         import numpy as np
 
+        ids = whole[: self.max_length]
         mask = np.zeros(len(ids), np.uint8)
         for start, end in spans:
             mask[start:end] = 1
         mask[:1] = 0
         lost = sum(max(end - max(start, len(ids)), 0) for start, end in spans)
-        return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), truncated, lost, answer)
+        return Encoded({"ids": ids, "supervised": mask}, len(ids), int(mask.sum()), len(whole) > len(ids), lost, answer, len(whole))
 
 
 def _framings(example: Example) -> Iterator[tuple[str, ...]]:
@@ -225,12 +240,6 @@ def _framings(example: Example) -> Iterator[tuple[str, ...]]:
         yield example.texts
     elif not isinstance(example, Text):
         yield from ((text,) for text in texts_of(example))
-
-
-def _framed(coded: Any) -> Framed:
-    import numpy as np
-
-    return Framed(_array(coded.ids), np.asarray(coded.type_ids, np.uint8), bool(coded.overflowing))
 
 
 def _tokens_in(offsets: Sequence[Span], span: Span) -> Span:

@@ -10,7 +10,7 @@ import pytest
 from tiny_tokenizers import tiny_tokenizer
 
 from tunefleet.cluster.errors import DataError
-from tunefleet.data.layout import ANSWERS, CLASSIFICATION
+from tunefleet.data.layout import ANSWERS, CLASSIFICATION, PAIRS, PREFERENCE, TEXT
 from tunefleet.data.prepare import prepare
 from tunefleet.data.settings import Data
 
@@ -99,3 +99,54 @@ def test_a_report_grows_with_its_findings_and_not_with_the_rows(tmp_path, tokeni
     small = Path(store(tmp_path, tokenizer, asks(100)).report).stat().st_size
     large = Path(store(tmp_path, tokenizer, asks(3000)).report).stat().st_size
     assert large < 2 * small < 1 << 20
+
+
+LONG = {"messages": [{"role": role, "content": "word " * length} for role, length in (("user", 9), ("assistant", 5), ("user", 80), ("assistant", 7))]}
+PAIR = ["a text " * 40, "of two"]
+
+
+@pytest.mark.parametrize(
+    ("row", "layout"),
+    [
+        (LONG, ANSWERS),
+        ({"prompt": "Go on? " * 40, "completion": "Yes. " * 3}, ANSWERS),
+        ({"prompt": "Go on?", "chosen": "Yes. " * 50, "rejected": "No. " * 9}, PREFERENCE),
+        ({"sentence1": PAIR[0], "sentence2": PAIR[1], "score": 1.0}, PAIRS),
+        ({"sentence1": PAIR[0], "sentence2": PAIR[1], "label": "yes"}, CLASSIFICATION),
+    ],
+)
+def test_the_length_that_would_cut_nothing_cuts_nothing_and_one_less_does(tmp_path, tokenizer, row, layout):
+    def made(max_length: int):
+        settings = {"unsupervised": "keep", "truncated": "keep"}
+        return store(tmp_path, tokenizer, [row], layout, max_length=max_length, holdout=0, quality=settings)
+
+    told = json.loads(Path(made(60).report).with_suffix(".json").read_text())
+    (needed,) = {length for source in told["sources"] for length in source["needed"]}
+    assert any(f"data.max_length {needed:,} would cut none of them" in advice["todo"] for advice in told["advice"])
+    assert (made(needed).counts["truncated"], made(needed - 1).counts["truncated"]) == (0, 1)
+
+
+def test_rows_that_lose_all_that_they_teach_are_told_from_those_that_teach_nothing(tmp_path, tokenizer):
+    long, silent = {"prompt": "Go on? " * 100, "completion": "Yes."}, {"messages": [{"role": "user", "content": "Who?"}]}
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(silent) + "\n")
+    rows = [*asks(40), long, {**long, "completion": "No."}]
+    prepared = store(tmp_path, tokenizer, rows, quality={"unsupervised": "drop"}, train=[{"path": str(tmp_path / "rows.jsonl")}, {"path": str(path)}])
+    assert prepared.counts["unsupervised"] == 3
+    assert "2 of them lose it to data.max_length" in page_of(prepared).text
+
+
+def test_a_side_without_rows_has_a_report_that_says_so_first(tmp_path, tokenizer):
+    silent = [{"messages": [{"role": "user", "content": f"Who is {i}?"}]} for i in range(9)]
+    with pytest.raises(DataError, match="no row is left"):
+        store(tmp_path, tokenizer, silent, quality={"unsupervised": "drop"})
+    (page,) = (tmp_path / "shards").glob("refused/*/report.html")
+    text = Read(page.read_text()).text
+    assert text.index("Nothing was prepared. data.train: no row is left to train on.") < text.index("9 of 9")
+
+
+def test_documents_of_several_examples_are_counted(tmp_path, tokenizer):
+    texts = [{"text": "A story. " * length} for length in (1, 3, 60, 70)]
+    prepared = store(tmp_path, tokenizer, texts, TEXT, holdout=0)
+    assert prepared.counts["truncated"] == 0
+    assert "documents that are longer than data.max_length: 2 of 4 (50%)" in page_of(prepared).text
