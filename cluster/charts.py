@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -92,7 +92,8 @@ def lines(
 
     ``x_holds``: places that the horizontal axis reaches to also without points, so that charts beside each other share one; ``whole_x``: it counts.
     """
-    drawn = [one for one in series if any(map(len, finite_runs(one.points, log=log_y)))]
+    drawn = [_drawable(one, log=log_y) for one in series]
+    drawn = [one for one in drawn if any(math.isfinite(y) for _, y in one.points)]
     if not drawn:
         return _figure(title, _nothing(about, "Nothing was recorded."), None, None)
     across = axis([*x_holds, *(p[0] for one in drawn for p in one.points), *(place for place, _ in marks)], log=log_x, loose=False, whole=whole_x)
@@ -221,6 +222,14 @@ def _key(names: Sequence[tuple[str, Colour, str]]) -> Markup:
 
 def _stretched(pieces: Sequence[Markup], height: int) -> Markup:
     return element("svg", *pieces, x="0", y="0", width="100%", height=str(height), viewBox=f"0 0 {WIDE:.0f} {height}", preserveAspectRatio="none")
+
+
+def _drawable(one: Series, *, log: bool) -> Series:
+    """A long curve with the points that its look needs, and with its gaps; one with an interval, of which there are fewer points, as it is."""
+    if len(one.points) <= POINTS or one.low:
+        return one
+    gap = (math.nan, math.nan)
+    return replace(one, points=[point for run in finite_runs(one.points, log=log) for point in (gap, *thinned(run, POINTS))][1:])
 
 
 def _curve(one: Series, across: Axis, up: Axis, height: int) -> list[Markup]:

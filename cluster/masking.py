@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 MASK = "***"
+SHORTEST = len("://x@")  # of the places and looks below: lines of metrics hold many shorter texts
 _NAMED = r"secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|private[_-]?key|auth[_-]?token"
 _KEY = re.compile(_NAMED, re.I)
 _PLACES = (
@@ -21,8 +23,15 @@ _LOOKS = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)
+def _secret(key: str) -> bool:
+    return _KEY.search(key) is not None
+
+
 def masked(text: str) -> str:
     """A text with stars where a secret stands, as far as it can be told by its place or its looks."""
+    if len(text) < SHORTEST:
+        return text
     for pattern, shown in _PLACES:
         text = pattern.sub(shown, text)
     return _LOOKS.sub(MASK, text)
@@ -30,10 +39,12 @@ def masked(text: str) -> str:
 
 def masked_value(value: Any) -> Any:
     """Plain values with every text masked, and whole values of keys whose name says that they are secret."""
+    if value is None or isinstance(value, int | float):
+        return value
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, Mapping):
-        return {key: MASK if isinstance(key, str) and _KEY.search(key) and item else masked_value(item) for key, item in value.items()}
+        return {key: MASK if isinstance(key, str) and _secret(key) and item else masked_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [masked_value(item) for item in value]
     return value

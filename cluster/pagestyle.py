@@ -99,7 +99,7 @@ details[open] > summary { margin-bottom: .7rem; }
 .above { margin: 1.4rem 0 .55rem; } .above .text { color: var(--ink); }
 .key { display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; margin: 0; padding: 0; list-style: none; color: var(--soft); font-size: .8125rem; }
 .key li { display: inline-flex; align-items: center; gap: .42rem; }
-.key svg { width: 18px; height: 10px; flex: none; overflow: visible; }
+.key svg { width: 18px; height: 10px; flex: none; overflow: visible; } .key svg .faint { opacity: .8; }
 figure { margin: 0; }
 figcaption { margin-bottom: .7rem; }
 figcaption .about { color: var(--soft); font-size: .8125rem; display: block; line-height: 1.4; }

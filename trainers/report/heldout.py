@@ -24,9 +24,9 @@ def heldout(run: Gathered) -> Section | None:
     if not evaluation:
         return None
     metrics = list(evaluation.get("tuned", {}))
-    about = f"The weights of step {evaluation['step']} and the base model scored the same rows. Intervals are 95% bootstrap intervals over rows."
+    about = f"The weights of step {evaluation['step']} and the base model scored the same examples. Intervals are 95% bootstrap intervals over examples."
     pictures = grid(*(_picture(name, evaluation["sets"]) for name in metrics), small=True)
-    return section("Held-out rows", pictures, *(_numbers(run, *held) for held in evaluation["sets"].items()), _history(run, metrics), about=about)
+    return section("Held-out examples", pictures, *(_numbers(run, *held) for held in evaluation["sets"].items()), _history(run, metrics), about=about)
 
 
 def _picture(name: str, sets: Mapping[str, Any]) -> Markup:
@@ -49,11 +49,19 @@ def _numbers(run: Gathered, held: str, part: Mapping[str, Any]) -> Markup:
     for name, tuned in part["tuned"].items():
         difference = part.get("difference", {}).get(name)
         outcome = compared(difference, better(name, run.section("evaluation")))
-        digits = digits_of(difference, unknown=0)
-        changed = Cell(with_interval(difference, signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
-        rows.append([metric_name(name), *(with_interval(one, at_least=digits) for one in (part["base"].get(name), tuned)), changed])
-    title = f"{held}: {count(part['rows'], 'row')}, {count(part['tokens'], 'token')}"
+        changed = Cell(with_interval(difference, digits_of(difference), signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
+        values = (with_interval(one, _digits(one, difference)) for one in (part["base"].get(name), tuned))
+        rows.append([metric_name(name), *values, changed])
+    title = f"{held}: {count(part['rows'], 'example')}, {count(part['tokens'], 'token')}"
     return table(["metric", "base", "tuned", "difference"], rows, title=title)
+
+
+def _digits(estimate: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) -> int:
+    """As many as the difference has; more, where a small value beside a large one would be left with fewer than three figures that count."""
+    value = abs(finite((estimate or {}).get("value")))
+    three = 2 - math.floor(math.log10(value)) if value > 0 and math.isfinite(value) else 0
+    own = digits_of(estimate)
+    return max(digits_of(difference, unknown=own), min(own, three))
 
 
 def _history(run: Gathered, metrics: list[str]) -> Markup | None:

@@ -90,6 +90,9 @@ def verdict(run: Gathered) -> Verdict:
         return Verdict(found.said, found.tone, found.why + (early if where.kind == "early" else ""))
     so_far = f"So far: {found.said[0].lower()}{found.said[1:]} {found.why}" if found else "Nothing was evaluated so far."
     at = f"at step {where.step} of {where.steps}" if where.step else "before its first step"
+    if where.kind in ("stopped", "silent"):
+        saved = [record.get("step") for record in run.all_of("checkpoint_complete") if record.get("optimizer")]
+        so_far += f" tunefleet train --resume goes on from step {saved[-1]}." if saved else " No checkpoint was complete."
     if where.kind == "stopped":
         asked = next((said for name, said in ASKED.items() if where.why.startswith(name)), "")
         return Verdict(f"Stopped {asked}, {at}." if asked else f"Stopped {at}: {where.why or 'no cause was noted'}", "warn" if asked else "bad", so_far)
@@ -118,7 +121,7 @@ def _comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
 
 
 def _rests_on(difference: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> str:
-    rows, at = count(int(evaluation.get("rows", 0)), "held-out row"), f"weights of step {evaluation['step']}"
+    rows, at = count(int(evaluation.get("rows", 0)), "held-out example"), f"weights of step {evaluation['step']}"
     if not difference or difference.get("low") is None or difference.get("high") is None:
         return f"Measured on {rows}, {at}."
     digits = digits_of(difference)

@@ -11,23 +11,25 @@ from tunefleet.cluster.page import Tone
 from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.wording import span
+from tunefleet.trainers.report.wording import span, words
 
 KNOWN = {"group_failed", "stopped", "step_skipped", "evaluation_dropped", "evaluation_failed", "checkpoint_skipped"}
 TROUBLE = ("_failed", "_dropped", "_skipped", "_lost", "_given_up", "_restarted", "_retried", "_apart")
 """Endings of events that tell of trouble; an event of a kind that this file does not know is shown by them in its own words."""
 SHOWN = 12
+TRACE = 6000  # characters, the last ones
 CUT = 0.05
 """Share of rows cut off from which on it is worth a warning."""
 
 
 @dataclass(frozen=True)
 class Warning:
-    """One sentence, its gravity, and details below it."""
+    """One sentence, its gravity, details below it, and a trace to open."""
 
     said: str
     tone: Tone = "warn"
     detail: str = ""
+    trace: str = ""
 
 
 def warnings(run: Gathered) -> list[Warning]:
@@ -49,12 +51,18 @@ def _restarts(run: Gathered) -> list[Warning]:
     killed = [Warning(f"The driver died without a word; {span(down)} went by until the run was resumed.")] if down else []
     return killed + [
         Warning(
-            f"The workers {failed.get('kind', 'failed')}: {failed.get('cause', '')}",
+            f"{_who(failed)} {failed.get('kind', 'failed')}: {failed.get('cause', '')}",
             tone="warn" if failed.get("restart") else "bad",
             detail=f"{'Started again' if failed.get('restart') else 'Given up'}: {failed.get('reason', '')}",
+            trace=str(failed.get("trace") or "")[-TRACE:],
         )
         for failed in run.all_of("group_failed")
     ]
+
+
+def _who(failed: Record) -> str:
+    ranks = [str(rank) for rank in failed.get("ranks") or []]
+    return f"Rank{'' if len(ranks) == 1 else 's'} {words(ranks)}" if ranks else "The workers"
 
 
 def _steps(run: Gathered) -> list[Warning]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from tunefleet.cluster.axes import decimals, short
+from tunefleet.cluster.axes import short
 from tunefleet.cluster.markup import Content, join
 from tunefleet.cluster.page import aside
 from tunefleet.trainers.run import METRICS
@@ -42,14 +42,13 @@ def finite(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
-def with_interval(estimate: Mapping[str, Any] | None, *, at_least: int = 0, signed: bool = False) -> Content:
-    """``1.92 (1.85 to 2.01)``, with as many digits after the point as the interval warrants, or as what it is compared with has."""
+def with_interval(estimate: Mapping[str, Any] | None, digits: int, *, signed: bool = False) -> Content:
+    """``1.92 (1.85 to 2.01)``, to so many digits after the point."""
     if not estimate or estimate.get("value") is None:
         return "-"
     low, high = finite(estimate.get("low")), finite(estimate.get("high"))
     if math.isnan(low) or math.isnan(high):
         return short(estimate["value"])
-    digits = max(decimals(low, high), at_least)
     value, low_end, high_end = (exact(number, digits, signed=signed) for number in (estimate["value"], low, high))
     return join(f"{value} ", aside(f"({low_end} to {high_end})"))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from statistics import mean, median
 
 from tunefleet.cluster.axes import amount, quantity, short
 from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.markup import Markup
-from tunefleet.cluster.page import Figure, Section, figures, notice, page, section
+from tunefleet.cluster.page import Figure, Section, code, figures, fold, notice, page, section
 from tunefleet.cluster.page import verdict as verdict_line
 from tunefleet.cluster.storage import Storage
 from tunefleet.trainers.ledger import Events
@@ -22,7 +22,7 @@ from tunefleet.trainers.report.gather import Gathered, gather
 from tunefleet.trainers.report.heldout import heldout
 from tunefleet.trainers.report.samples import samples
 from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict
-from tunefleet.trainers.report.warnings import warnings
+from tunefleet.trainers.report.warnings import Warning, warnings
 from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, moment, span
 from tunefleet.trainers.stage import REPORT, RUN_FILE
 
@@ -49,7 +49,7 @@ def report(run: Gathered) -> str:
     """The page of what was gathered: a pure function."""
     found, remarks = verdict(run), warnings(run)
     parts: list[Section | None] = [
-        section("Warnings", *(notice(one.said, tone=one.tone, detail=one.detail or None) for one in remarks)) if remarks else None,
+        section("Warnings", *(piece for one in remarks for piece in _remark(one))) if remarks else None,
         heldout(run),
         course(run),
         samples(run),
@@ -66,6 +66,12 @@ def report(run: Gathered) -> str:
         sections=[part for part in parts if part is not None],
         foot=_foot(run),
     )
+
+
+def _remark(warning: Warning) -> Iterator[Markup]:
+    yield notice(warning.said, tone=warning.tone, detail=warning.detail or None)
+    if warning.trace:
+        yield fold("What the workers left", code(warning.trace))
 
 
 def _figures(run: Gathered) -> list[Figure]:
@@ -87,7 +93,7 @@ def _figures(run: Gathered) -> list[Figure]:
         told = [f"mean of the last {width} steps"] * (width > 1) + [f"first {short(losses[0])}"] * (len(losses) > 1)
         found.append(Figure("training loss", short(mean(losses[-width:])) if losses else "-", "", "; ".join(told)))
         of = f"of {quantity(where.steps)}" if where.steps and where.steps != where.step else ""
-        found.append(Figure("steps", quantity(where.step), of, f"{finite(last.get('epoch')):.2g} passes over the rows"))
+        found.append(Figure("steps", quantity(where.step), of, f"{finite(last.get('epoch')):.2g} passes over the data"))
         found.append(Figure("tokens", amount(finite(last.get("tokens"))), "", "padding left out"))
         speed, padding = _speed(run)
         found.append(Figure("throughput", amount(speed), "tokens/s", f"median of steps, {padding:.1%} padding" if padding else "median of steps, no padding"))
