@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,20 +20,12 @@ def machine() -> dict[str, Any]:
     return {**place.machine(), "load": os.getloadavg()[0]}
 
 
-def commit() -> str:
-    """The commit of this tree; ``+`` behind it when tracked files differ from it."""
-    here = Path(__file__).parent
-    name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
-    return (name or "none") + ("+" if changed else "")
-
-
 def save(name: str, figures: dict[str, Any], began: dict[str, Any]) -> Path:
     """Write ``results/<date>-<name>.json``. ``began`` is what ``machine()`` said before the measurement."""
     now = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{now:%Y-%m-%d-%H%M}-{name}.json"
-    head = {"benchmark": name, "time": now.isoformat(timespec="seconds"), "commit": commit(), "versions": place.versions(STACK)}
+    head = {"benchmark": name, "time": now.isoformat(timespec="seconds"), "commit": place.commit() or "none", "versions": place.versions(STACK)}
     load = {"before": began["load"], "after": os.getloadavg()[0]}
     path.write_text(json.dumps({**head, "machine": {**began, "load": load}, **figures}, indent=1) + "\n")
     return path

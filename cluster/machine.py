@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +31,24 @@ def versions(names: Sequence[str] = STACK) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def commit() -> str:
+    """The commit of this code where it is run from its repository, ``+`` behind it when files differ from it; empty for an installed package."""
+    top = Path(__file__).resolve().parents[1]
+    if not (top / ".git").exists():  # a folder, or the file of a work tree
+        return ""
+    name, changed = _git(top, "rev-parse", "--short=12", "HEAD"), _git(top, "status", "--porcelain", "--untracked-files=no")
+    return name + ("+" if changed else "")
+
+
+def _git(top: Path, *words: str) -> str:
+    """What git says, or nothing where there is none."""
+    try:
+        done = subprocess.run(["git", *words], cwd=top, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603, S607 - words of our own
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def hardware(device: torch.device) -> str:

@@ -21,10 +21,11 @@ from tunefleet.cluster.storage import is_remote, open_storage
 from tunefleet.cluster.storages.folders import sent_up
 from tunefleet.data.layout import ANSWERS
 from tunefleet.data.templates import resolve_template
-from tunefleet.trainers.card import model_card
+from tunefleet.trainers.card import About, model_card
 from tunefleet.trainers.exported import ORIGIN, load_exported
 from tunefleet.trainers.models import weights_dtype
 from tunefleet.trainers.objective import make_objective
+from tunefleet.trainers.provenance import provenance
 from tunefleet.trainers.run import Full, Lora, RunFile
 from tunefleet.trainers.stage import BASE
 from tunefleet.trainers.vocabulary import load_tokenizer
@@ -78,6 +79,7 @@ def export(run: RunFile, storage: Storage, manifest: Manifest, output: str, *, m
         reloaded = load_exported(str(folder), dtype=weights_dtype(run), attention=attention)
         checks = {"kind": kind, **_compare(expected, _logits(reloaded, tokens), weights_dtype(run))}
         layout = make_objective(run.objective, 0).layout.name
+        history = provenance(run, storage, manifest, base)
         _write_tokenizer(run, folder, answers=layout == ANSWERS.name)
         origin = {
             "version": 1,
@@ -88,10 +90,11 @@ def export(run: RunFile, storage: Storage, manifest: Manifest, output: str, *, m
             "base": {"address": base, "revision": run.model.revision, "fingerprint": fingerprint},
             "began_as": run.model.began_as,
             "checks": checks,
+            **history.to_json(),
         }
         (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-        evaluation = _evaluation_of(storage, manifest)
-        card = model_card(run, kind=kind, base=base, step=manifest.step, fingerprint=fingerprint, evaluation=evaluation)
+        about = About(kind, base, manifest.step, fingerprint, _evaluation_of(storage, manifest), history)
+        card = model_card(run, about)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Exported(output, checks)
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import Refusal, RequestError
-from tunefleet.cluster.machine import machine, versions
+from tunefleet.cluster.machine import commit, machine, versions
 from tunefleet.cluster.metrics import Tail, read_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, chain
 from tunefleet.trainers.console import RunConsole
-from tunefleet.trainers.ledger import Events, ledger
+from tunefleet.trainers.ledger import Events, ledger, read_events, run_id
 from tunefleet.trainers.origin import lay_ready
 from tunefleet.trainers.output import Claim, Resume, claim, finished, join_logs, output_problems
 from tunefleet.trainers.report.write import report_at_end
@@ -68,7 +68,8 @@ def train(
         at_end = partial(report_at_end, say=console.say)
         claims = [stack.enter_context(_claim(link, links, resume, overwrite, at_end)) for link in pending]
         for number, held in enumerate(claims):
-            Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed, machine=machine(), versions=versions())
+            with_what = {"run_id": run_id(read_events(held.storage)), "machine": machine(), "versions": versions(), "commit": commit()}
+            Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed, **with_what)
         _decide(claims[-1:], console, [_reused(output, found) for output, found in done.items()])
         stages = _run(claims, [link.known for link in pending], address, console)
         _close(claims, stages)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -63,6 +64,11 @@ def when(event: Mapping[str, Any]) -> float:
 def read_events(storage: Storage) -> list[dict[str, Any]]:
     """Every event, by time."""
     return sorted(read_lines(storage, EVENTS), key=when)
+
+
+def run_id(events: Iterable[Mapping[str, Any]]) -> str:
+    """The name of a run among all runs: that of its first start, however often it has gone on; a new one where it has not started."""
+    return next((str(event["run_id"]) for event in events if event.get("event") == "started" and "run_id" in event), secrets.token_hex(6))
 
 
 def ledger(events: Iterable[Mapping[str, Any]], until: float | None = None) -> dict[str, float]:

@@ -102,7 +102,11 @@ def test_lineage_stands_in_the_run_file_the_card_and_beside_the_export(earlier, 
     storage, manifest = weights_of(run.output)
     export(run, storage, manifest, str(tmp_path / "exported"), merge=False)
     assert digest in (tmp_path / "exported" / "README.md").read_text()
-    assert digest in json.loads((tmp_path / "exported" / "tunefleet.json").read_text())["began_as"]
+    origin = json.loads((tmp_path / "exported" / "tunefleet.json").read_text())
+    assert digest in origin["began_as"]
+    first = weights_of(earlier["full"].output)[1].digest
+    assert [(one["step"], one["checkpoint"]) for one in origin["lineage"]] == [(4, first), (4, digest), (manifest.step, manifest.digest)]
+    assert origin["data"]["counts"]["rows"] == 60
 
 
 def test_a_run_that_goes_on_keeps_what_it_began_with(earlier, tmp_path):
