@@ -22,6 +22,8 @@ _LOOKS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})\b"
 )
 
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"()]+/)+")
+
 
 @lru_cache(maxsize=4096)
 def _secret(key: str) -> bool:
@@ -48,3 +50,8 @@ def masked_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [masked_value(item) for item in value]
     return value
+
+
+def without_folders(text: str) -> str:
+    """A text that is masked, and in which absolute paths have lost all but their names: for what leaves this machine."""
+    return _FOLDERS.sub("", masked(text))

@@ -11,14 +11,13 @@ from typing import Any
 
 import yaml
 
-from tunefleet.cluster.masking import masked, masked_value
+from tunefleet.cluster.masking import masked, masked_value, without_folders
 from tunefleet.data.origin import is_hub
 from tunefleet.trainers.provenance import Provenance
 from tunefleet.trainers.run import Lora, RunFile
 
 _COUNTED = ("rows", "kept", "train", "holdout", "tokens", "supervised")
 _RELATION = {"adapter": "adapter", "merged": "finetune", "full": "finetune"}
-_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"()]+/)+")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _results(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _summary(run: RunFile, about: About) -> str:
     made = {"adapter": "A LoRA adapter for", "merged": "A LoRA adapter merged into", "full": "All weights, trained from"}[about.kind]
     source = _model(about) if run.model.init == "pretrained" else "random weights"
-    began = f"\n\nIt began from {_cell(_without_folders(run.model.began_as))}." if run.model.began_as else ""
+    began = f"\n\nIt began from {_cell(without_folders(run.model.began_as))}." if run.model.began_as else ""
     return f"{made} {source}, after {about.step} optimizer steps.{began}\n\nBase model fingerprint: `{about.fingerprint}`"
 
 
@@ -134,7 +133,7 @@ def _data(run: RunFile, data: Mapping[str, Any]) -> list[str]:
 def _lineage(about: About) -> str:
     """Every run that these weights have come through, oldest first."""
     rows = [
-        (one["run"], one["run_id"], _without_folders(str(one["from"])), one["step"], one["data_version"], str(one["checkpoint"])[:16])
+        (one["run"], one["run_id"], without_folders(str(one["from"])), one["step"], one["data_version"], str(one["checkpoint"])[:16])
         for one in about.history.lineage
     ]
     return _section("Lineage", _table(("run", "run id", "from", "steps", "data version", "checkpoint"), rows) if rows else _model(about))
@@ -158,12 +157,7 @@ def _places_shortened(value: Any) -> Any:
         return {key: _places_shortened(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_places_shortened(item) for item in value]
-    return _without_folders(value) if isinstance(value, str) and "\n" not in value else value
-
-
-def _without_folders(text: str | None) -> str:
-    """A text in which absolute paths have lost all but their names."""
-    return _FOLDERS.sub("", masked(text or ""))
+    return without_folders(value) if isinstance(value, str) and "\n" not in value else value
 
 
 def _evaluation(content: Mapping[str, Any]) -> str:
