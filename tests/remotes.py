@@ -8,7 +8,42 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tunefleet.cluster.errors import StorageError
+from tunefleet.cluster.storage import Stored
 from tunefleet.cluster.storages.folder import Folder
+
+
+class Objects(Folder):
+    """A folder whose files cannot grow, as on S3. ``writes_left``: how many writes and deletions still succeed; None: all."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.writes_left: int | None = None
+
+    @property
+    def appends(self) -> bool:
+        return False
+
+    def append(self, name: str, data: bytes) -> None:
+        raise AssertionError("an object cannot grow")
+
+    def put(self, name: str, data: bytes) -> Stored:
+        self._count()
+        return super().put(name, data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        self._count()
+        return super().create(name, data)
+
+    def delete(self, name: str) -> None:
+        self._count()
+        super().delete(name)
+
+    def _count(self) -> None:
+        if self.writes_left is not None:
+            if self.writes_left == 0:
+                raise StorageError("no more writes", want="a test that ends here")
+            self.writes_left -= 1
 
 
 class Remote(Folder):

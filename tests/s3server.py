@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = (ROOT / ".venv").resolve().parent / ".venv-s3" if (ROOT / ".venv").exists() else ROOT / ".venv-s3"  # a work tree shares that of its .venv
 REQUIREMENTS = ROOT / "tests" / "s3" / "requirements.txt"
 BUCKET = "tests"
-USERS = {"test:tester": "testing", "test:second": "other-secret"}
+CANARY = "canary-5f1d0c7a9b"
+"""In every secret that tests use, so that a search for it finds one that got out."""
+USERS = {"test:tester": f"{CANARY}-secret", "test:second": f"{CANARY}-second"}
 """Access keys and their secrets; both may do everything."""
 
 _STORAGE = """
@@ -74,6 +76,7 @@ use = egg:swift#listing_formats
 use = egg:swift#s3api
 location = us-east-1
 s3_acl = false
+min_segment_size = 1
 [filter:tempauth]
 use = egg:swift#tempauth
 {users}
@@ -126,7 +129,7 @@ class Server:
     port: int
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     key: str = "test:tester"
-    secret: str = "testing"
+    secret: str = USERS["test:tester"]
 
     @property
     def endpoint(self) -> str:

@@ -46,6 +46,7 @@ class S3:
     bucket: str
     prefix: str = ""
     patience: Patience = PATIENCE
+    part_bytes: int = PART_BYTES
 
     @classmethod
     def at(cls, address: str) -> S3:
@@ -67,8 +68,8 @@ class S3:
 
     def put(self, name: str, data: bytes) -> Stored:
         """See Storage."""
-        if len(data) > PART_BYTES:
-            self._put_parts(name, (data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)))
+        if len(data) > self.part_bytes:
+            self._put_parts(name, (data[start : start + self.part_bytes] for start in range(0, len(data), self.part_bytes)))
         else:
             self._put_whole(name, data)
         return Stored(name, len(data), hashlib.sha256(data).hexdigest())
@@ -77,8 +78,8 @@ class S3:
         """See Storage."""
         try:
             digest, size = hash_file(local)
-            if size > PART_BYTES:
-                self._put_parts(name, chunks(local, PART_BYTES))
+            if size > self.part_bytes:
+                self._put_parts(name, chunks(local, self.part_bytes))
             else:
                 self._put_whole(name, local.read_bytes())
         except OSError as error:
@@ -95,10 +96,10 @@ class S3:
 
     def read(self, name: str, *, sha256: str | None = None, size: int | None = None) -> bytes:
         """See Storage."""
-        data = self._get(name, f"bytes=0-{PART_BYTES - 1}", PART_BYTES)
-        if len(data) == PART_BYTES:
+        data = self._get(name, f"bytes=0-{self.part_bytes - 1}", self.part_bytes)
+        if len(data) == self.part_bytes:
             head = self.head(name)
-            data = b"".join(self._blocks(name, head)) if head.size > PART_BYTES else data
+            data = b"".join(self._blocks(name, head)) if head.size > self.part_bytes else data
         check_content(self._path(name), len(data), lambda: hashlib.sha256(data).hexdigest(), sha256, size)
         return data
 
@@ -106,7 +107,7 @@ class S3:
         """See Storage."""
         if length == 0:
             return b""
-        return self._get(name, f"bytes={offset}-{'' if length is None else offset + length - 1}", length or PART_BYTES)
+        return self._get(name, f"bytes={offset}-{'' if length is None else offset + length - 1}", length or self.part_bytes)
 
     def local(self, name: str, *, sha256: str | None = None, size: int | None = None) -> Path:
         """See Storage."""
@@ -265,7 +266,7 @@ class S3:
         """The bytes of one version of an object, in order, several requests at once."""
 
         def get(start: int) -> bytes:
-            end = min(start + PART_BYTES, head.size)
+            end = min(start + self.part_bytes, head.size)
             try:
                 data = self._get(name, f"bytes={start}-{end - 1}", end - start, IfMatch=head.etag)
             except _ExistsError:  # the condition does not hold
@@ -273,7 +274,7 @@ class S3:
             check_content(self._path(name), len(data), str, None, end - start)
             return data
 
-        yield from _abreast(get, iter(range(0, head.size, PART_BYTES)))
+        yield from _abreast(get, iter(range(0, head.size, self.part_bytes)))
 
     def _delete_many(self, prefix: str, names: Sequence[str]) -> None:
         wanted = {"Objects": [{"Key": self._key(name)} for name in names], "Quiet": True}

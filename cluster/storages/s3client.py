@@ -33,6 +33,18 @@ _AGAIN = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "
 _AGAIN |= {"ConditionalRequestConflict", "OperationAborted", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "RequestTimeTooSkewed"}
 _ANONYMOUS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoAuthTokenError", "TokenRetrievalError", "ProfileNotFound"}
 _ENDPOINT = {"InvalidEndpoint", "InvalidEndpointConfigurationError", "InvalidConfigError", "InvalidRegionError", "ParamValidationError"}
+_CHAIN = {
+    "env": "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "shared-credentials-file": "the file of shared credentials",
+    "config-file": "the AWS config file",
+    "iam-role": "the machine's role",
+    "container-role": "the container's role",
+    "assume-role": "the profile's assumed role",
+    "assume-role-with-web-identity": "the web identity's role",
+    "sso": "the profile's single sign-on",
+    "custom-process": "the profile's credential_process",
+}
+"""Where credentials come from, by botocore's names."""
 _UNREACHED_ATTEMPTS = 4  # of a server that never answered: more likely its address is wrong
 
 
@@ -61,9 +73,10 @@ class Patience:
 class FailedError(Exception):
     """An attempt's outcome that the caller may want to look at: ``fate`` and the cause in a few words. ``attempts`` were made in all."""
 
-    def __init__(self, fate: Fate, cause: str, attempts: int) -> None:
+    def __init__(self, fate: Fate, cause: str, attempts: int, whose: str = "") -> None:
+        """``whose``: where the credentials came from, when they are what is wrong."""
         super().__init__(cause)
-        self.fate, self.cause, self.attempts = fate, cause, attempts
+        self.fate, self.cause, self.attempts, self.whose = fate, cause, attempts, whose
 
 
 class Client:
@@ -96,7 +109,7 @@ class Client:
             elif fate == "again" and not last:
                 time.sleep(self.patience.pause_s(attempt, random.random()))  # noqa: S311
             else:
-                raise FailedError(fate, cause, attempt)
+                raise FailedError(fate, cause, attempt, self._whose() if fate in ("denied", "expired") else "")
 
     def _attempt(self, ask: Callable[[Any], Awaitable[T]], size: int) -> tuple[Fate | None, str, Any]:
         from fsspec.asyn import sync
@@ -122,6 +135,22 @@ class Client:
                 timeouts = {"connect_timeout": self.patience.connect_timeout_s, "read_timeout": self.patience.read_timeout_s}
                 self._system = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs={**_CONFIG, **timeouts})
             return self._system
+
+    def _whose(self) -> str:
+        """Where the chain found the credentials, in words: a variable, a file, a role; never what they are."""
+        from fsspec.asyn import sync
+
+        async def method() -> str:
+            system = self._session()
+            await system.set_session()
+            found = await system.session.get_credentials()
+            return str(found.method) if found is not None else "none"
+
+        try:
+            name: str = sync(self._session().loop, method)
+        except Exception:  # noqa: BLE001 - it only adds to another error
+            return "an unknown place"
+        return _CHAIN.get(name, name)
 
     def _renew(self, generation: int) -> None:
         """Ask the chain for credentials anew, unless another thread has done so since."""
@@ -185,6 +214,7 @@ def _answer(error: BaseException) -> tuple[str, int]:
 def explained(path: str, failed: FailedError, doing: str) -> StorageError:
     """The final error of a request, in four lines. Its cause is an OSError of the fitting kind, so that callers tell a missing name from an ill storage."""
     tried = f"{failed.cause}, after {failed.attempts} attempt{'s' if failed.attempts > 1 else ''} to {doing}"
+    tried += f" with the credentials of {failed.whose}" if failed.whose else ""
     want, fix, kind = {
         "missing": ("an object that is there", "check the path", errno.ENOENT),
         "no bucket": ("a bucket that is there", "check its name, or create it", errno.ENODEV),

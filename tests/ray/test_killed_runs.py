@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import curve, events, lines, small_run, train_on_gang
+from raymetadata import metadata
+from runs import curve, events, lines, small_run, train_on_gang, write_rows
+from s3proxy import Proxy
+from s3server import CANARY
 
 from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.ledger import ledger
+from tunefleet.trainers.manifest import newest_step
 from tunefleet.trainers.run import RunFile
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(1500)]
@@ -52,7 +56,11 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Th
 
 
 def at_step(run: RunFile, step: int) -> Callable[[], bool]:
-    return lambda: Path(run.output, "metrics.jsonl").exists() and any(line["step"] >= step for line in lines(run))
+    return lambda: reached(run, step)
+
+
+def reached(run: RunFile, step: int) -> bool:
+    return any(line["step"] >= step for line in lines(run))
 
 
 def kill_rank(run: RunFile, rank: int) -> None:
@@ -106,10 +114,25 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 240) -> bool:
     return condition()
 
 
-def test_a_killed_or_interrupted_driver_leaves_nothing_behind_and_resume_goes_on(whole: RunFile, tmp_path: Path) -> None:
-    run = small_run(tmp_path, **SETTINGS)
-    file = tmp_path / "run.yaml"
+def option_of(leader: int, name: str) -> str:
+    """An option that a process of Ray below the command was started with."""
+    for number in of_session(leader):
+        for argument in Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0"):
+            if argument.startswith(f"--{name}=".encode()):
+                return argument.decode().partition("=")[2]
+    raise AssertionError(f"no process of {leader} has an option --{name}")
+
+
+def written(run: RunFile, folder: Path) -> Path:
+    """A run file in a folder."""
+    file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    return file
+
+
+def test_an_interrupted_driver_leaves_nothing_behind_and_resume_goes_on(whole: RunFile, tmp_path: Path) -> None:
+    run = small_run(tmp_path, **SETTINGS)
+    file = written(run, tmp_path)
 
     interrupted = command(file)
     when(at_step(run, 30), lambda: interrupted.send_signal(signal.SIGINT)).join()
@@ -123,14 +146,53 @@ def test_a_killed_or_interrupted_driver_leaves_nothing_behind_and_resume_goes_on
     assert again.returncode == 2, said
     assert "--resume" in said
 
-    killed = command(file, "--resume")
-    when(at_step(run, 80), killed.kill).join()
-    killed.communicate(timeout=600)
-    assert killed.returncode == -signal.SIGKILL
-    assert wait_until(lambda: not of_session(killed.pid))
-
     last = command(file, "--resume")
     _, said = last.communicate(timeout=600)
     assert last.returncode == 0, said
     assert curve(run) == curve(whole)
     assert wait_until(lambda: not of_session(last.pid))
+
+
+def test_a_run_on_s3_whose_rank_and_then_driver_are_killed_is_the_run_in_a_folder(
+    whole: RunFile, s3_proxy: Proxy, s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, store and output on S3. A checkpoint whose upload stands still holds the run at the next one, so that both are killed while they upload."""
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SESSION_TOKEN", "A_PASSWORD_OF_MINE"):
+        monkeypatch.setenv(name, f"{CANARY}-{name}")
+    there = open_storage(s3_address)
+    there.put("rows.jsonl", write_rows(tmp_path / "rows.jsonl").read_bytes())
+    run = small_run(tmp_path, data={"train": [{"path": f"{s3_address}/rows.jsonl"}], "store": f"{s3_address}/shards"}, output=f"{s3_address}/out", **SETTINGS)
+    file, output = written(run, tmp_path), there.sub("out")
+
+    s3_proxy.fault("pause", method="PUT", path="checkpoints/step-00000040")
+    killed = command(file)
+    assert wait_until(lambda: reached(run, 50)), "steps go on until the next save is due, and no further"
+    assert newest_step(output) == 20
+    kill_rank(run, 1)
+    s3_proxy.clear()
+    s3_proxy.fault("pause", method="PUT", path="checkpoints/step-00000080")
+    assert wait_until(lambda: reached(run, 100))
+    assert newest_step(output) == 60
+    session = Path(option_of(killed.pid, "session-dir"))
+    known = metadata(option_of(killed.pid, "gcs-address"))
+    killed.kill()
+    _, first = killed.communicate(timeout=600)
+    assert wait_until(lambda: not of_session(killed.pid))
+    s3_proxy.clear()
+
+    last = command(file, "--resume")
+    _, said = last.communicate(timeout=600)
+    assert last.returncode == 0, said
+    assert curve(run) == curve(whole)
+    happened = [event["event"] for event in events(run)]
+    assert (happened.count("group_failed"), happened.count("resumed")) == (1, 2)
+    assert {"metrics.jsonl", "events.jsonl", "report.html", "done.json", "export/model.safetensors"} <= set(output.list())
+    assert all(output.size(name) == 0 for name in output.list() if name.startswith(("metrics/", "events/"))), "parts are joined, and seals stay"
+
+    leaks = [name for name in there.list() if CANARY.encode() in there.read(name)]
+    logs = [path for path in session.rglob("*.*") if path.is_file()]
+    leaks += [str(path) for path in logs if CANARY.encode() in path.read_bytes()]
+    assert leaks == []
+    assert logs
+    assert "run.yaml" in known
+    assert CANARY not in first + said + known

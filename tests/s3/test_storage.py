@@ -9,15 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from s3server import CANARY, USERS, free_port
 
 from tunefleet.cluster.errors import OutputError, SettingsError, StorageError
 from tunefleet.cluster.lease import Lease
 from tunefleet.cluster.storage import open_storage
 from tunefleet.cluster.storages import cache, s3client
-from tunefleet.cluster.storages.s3 import PART_BYTES, S3
+from tunefleet.cluster.storages.s3 import S3
 from tunefleet.cluster.storages.s3client import Patience
 
 pytestmark = pytest.mark.s3
+PART_BYTES = 1 << 20
 BIG = bytes(range(256)) * (2 * PART_BYTES // 256) + b"and a bit more"
 QUICK = Patience(attempts=4, first_pause_s=0.01, longest_pause_s=0.02, connect_timeout_s=10.0, read_timeout_s=30.0)
 IMPATIENT = replace(QUICK, attempts=8, connect_timeout_s=0.5, read_timeout_s=0.5)  # for what stalls; more attempts, since a busy machine stalls too
@@ -30,14 +32,14 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def storage(s3_address):
-    return open_storage(s3_address)
+    return replace(open_storage(s3_address), part_bytes=PART_BYTES)
 
 
 @pytest.fixture
 def faulty(s3_proxy, s3_address):
     """A storage of little patience behind the proxy."""
     plain = S3.at(s3_address)
-    return S3(plain.bucket, plain.prefix, QUICK)
+    return S3(plain.bucket, plain.prefix, QUICK, PART_BYTES)
 
 
 @pytest.fixture
@@ -222,11 +224,13 @@ def test_no_right_and_no_credentials_fail_at_once(faulty, s3_proxy, monkeypatch)
     assert s3_proxy.count() == 2  # once more with credentials read anew, and no pause
     s3_proxy.clear()
     monkeypatch.setattr(s3client, "_clients", {})  # as in a process that has read no credentials yet
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-canary-that-is-wrong")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{CANARY}-that-is-wrong")
     with pytest.raises(StorageError, match="access denied") as caught:
         faulty.put("x", b"1")
+    assert f"{faulty.address}/x: access denied" in str(caught.value)
+    assert "with the credentials of the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in caught.value.got
     said = f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
-    assert not any(word in said for word in ("canary", "testing", "test:tester"))
+    assert not any(word in said for word in (CANARY, "test:tester"))
 
 
 @pytest.mark.fault
@@ -239,6 +243,11 @@ def test_without_credentials_nothing_is_asked(faulty, s3_proxy, monkeypatch):
     assert s3_proxy.count() == 0
 
 
+def profile(user):
+    """A credentials file for a user of the server."""
+    return f"[default]\naws_access_key_id = {user}\naws_secret_access_key = {USERS[user]}\n"
+
+
 # row 41
 @pytest.mark.fault
 def test_credentials_that_expire_are_read_anew_from_the_chain(faulty, s3_proxy, monkeypatch, tmp_path):
@@ -247,17 +256,32 @@ def test_credentials_that_expire_are_read_anew_from_the_chain(faulty, s3_proxy, 
         monkeypatch.delenv(name)
     keys = tmp_path / "credentials"
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
-    keys.write_text("[default]\naws_access_key_id = test:tester\naws_secret_access_key = testing\n")
+    keys.write_text(profile("test:tester"))
     faulty.put("x", b"1")
     expired = s3_proxy.fault("expired", unless_key="test:second")
-    keys.write_text("[default]\naws_access_key_id = test:second\naws_secret_access_key = other-secret\n")
+    keys.write_text(profile("test:second"))
     faulty.put("y", b"2")
     assert expired.hits == 1
-    keys.write_text("[default]\naws_access_key_id = test:tester\naws_secret_access_key = testing\n")
+    keys.write_text(profile("test:tester"))
     s3_proxy.fault("expired")
     with pytest.raises(StorageError, match="the credentials have expired") as caught:
         faulty.put("z", b"3")
     assert "--resume" in caught.value.fix
+    assert "the file of shared credentials" in caught.value.got
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.fault
+def test_a_secret_in_the_servers_address_is_not_said(s3_address, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:{CANARY}@127.0.0.1:{free_port()}")
+    with pytest.raises(StorageError) as caught:
+        replace(S3.at(s3_address), patience=replace(QUICK, attempts=2)).put("x", b"1")
+    assert CANARY not in f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
+
+
+def test_a_bucket_that_is_not_there_is_named(s3_server):
+    with pytest.raises(StorageError, match="s3://no-such-bucket/x/name: no such bucket"):
+        open_storage("s3://no-such-bucket/x").put("name", b"1")
 
 
 @pytest.mark.parametrize("round_", range(2))
