@@ -30,7 +30,7 @@ PHASES = {
 }
 GATE = ("invalid", "unsupervised", "truncated", "exact_duplicates", "near_duplicates", "contradictions", "leakage")
 PLAIN = {"rows": "rows read", "kept": "rows kept", "examples": "examples", "train": "examples to train on", "holdout": "examples held out"}
-DONE = {"drop": "dropped", "warn": "kept, said", "keep": "kept", "error": "refused"}
+DONE = {"drop": "dropped", "warn": "kept", "keep": "kept", "error": "refused"}
 UNSAID = ("_started", "_ended", "decision")  # halves of what another event tells whole
 TOLD = 300  # events
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tunefleet.cluster.errors import OutputError, TunefleetError
 from tunefleet.cluster.masking import masked, masked_value
@@ -92,7 +92,10 @@ def gather(storage: Storage, now: float) -> Gathered:
 def _sources(events: list[Record]) -> tuple[SourceSummary, ...]:
     """What the last preparation said of its sources. Raises ValueError for what has another shape."""
     said = [record["sources"] for record in events if record.get("event") == "prepared" and "sources" in record]
-    return TypeAdapter(tuple[SourceSummary, ...]).validate_python(said[-1]) if said else ()
+    try:
+        return TypeAdapter(tuple[SourceSummary, ...]).validate_python(said[-1]) if said else ()
+    except ValidationError as error:
+        raise ValueError("they were written by another version of tunefleet") from error
 
 
 def _samples(storage: Storage) -> list[Record]:

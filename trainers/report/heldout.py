@@ -57,11 +57,11 @@ def _numbers(run: Gathered, held: str, part: Mapping[str, Any]) -> Markup:
 
 
 def _digits(estimate: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) -> int:
-    """As many as the difference has; more, where a small value beside a large one would be left with fewer than three figures that count."""
-    value = abs(finite((estimate or {}).get("value")))
-    three = 2 - math.floor(math.log10(value)) if value > 0 and math.isfinite(value) else 0
+    """As many as the difference has; more, where the ends of the interval would hardly differ: a small value beside a large one."""
     own = digits_of(estimate)
-    return max(digits_of(difference, unknown=own), min(own, three))
+    digits = digits_of(difference, unknown=own)
+    width = finite((estimate or {}).get("high")) - finite((estimate or {}).get("low"))
+    return own if width * 10**digits < 2 else digits
 
 
 def _history(run: Gathered, metrics: list[str]) -> Markup | None:

@@ -94,11 +94,16 @@ def verdict(run: Gathered) -> Verdict:
         saved = [record.get("step") for record in run.all_of("checkpoint_complete") if record.get("optimizer")]
         so_far += f" tunefleet train --resume goes on from step {saved[-1]}." if saved else " No checkpoint was complete."
     if where.kind == "stopped":
-        asked = next((said for name, said in ASKED.items() if where.why.startswith(name)), "")
+        asked = asked_for(where.why)
         return Verdict(f"Stopped {asked}, {at}." if asked else f"Stopped {at}: {where.why or 'no cause was noted'}", "warn" if asked else "bad", so_far)
     if where.kind == "silent":
         return Verdict(f"No word that it ended, {at}: probably killed.", "warn", f"{where.why} {so_far}")
     return Verdict(f"Still going, {at}.", "plain", f"{where.why} {so_far}")
+
+
+def asked_for(why: str) -> str:
+    """How somebody asked for an end, empty where nobody did."""
+    return next((said for name, said in ASKED.items() if why.startswith(name)), "")
 
 
 def _comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tunefleet.cluster.axes import count
+from tunefleet.cluster.axes import count, quantity
 from tunefleet.cluster.metrics import Record
 from tunefleet.cluster.page import Tone
 from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.report.gather import Gathered
+from tunefleet.trainers.report.standing import asked_for
 from tunefleet.trainers.report.wording import span, words
 
 KNOWN = {"group_failed", "stopped", "step_skipped", "evaluation_dropped", "evaluation_failed", "checkpoint_skipped"}
@@ -43,7 +44,9 @@ def _ends(run: Gathered) -> list[Warning]:
     """Every time that the run ended without being done; the last end is the verdict's already, unless the run went on."""
     stops = run.all_of("stopped")
     went_on = [stop for stop in stops if any(later.get("event") == "started" and later["time"] > stop["time"] for later in run.events)]
-    return [Warning(f"An earlier start of this run ended before it was done: {stop.get('why', '')}") for stop in went_on]
+    whys = [str(stop.get("why", "")) for stop in went_on]
+    asked = [asked_for(why) for why in whys]
+    return [Warning(f"An earlier start of this run was stopped{f' {how}.' if how else f': {why}'}") for why, how in zip(whys, asked, strict=True)]
 
 
 def _restarts(run: Gathered) -> list[Warning]:
@@ -91,15 +94,15 @@ def _rows(run: Gathered) -> list[Warning]:
     """Leaks and contradictions that a policy let through: they make held-out numbers better, or answers worse, than they are."""
     counts, quality = run.last("prepared").get("counts", {}), run.section("data").get("quality", {})
     said = {
-        "leakage": "of the training rows have a prompt that is also held out: the held-out numbers flatter the model",
-        "contradictions": "of the training rows answer the prompt of an earlier one otherwise",
+        "leakage": "Training rows whose prompt is also held out, so that the held-out numbers flatter the model",
+        "contradictions": "Training rows that answer the prompt of an earlier one otherwise",
     }
     quality = quality if isinstance(quality, dict) else {}
     cut = counts.get("truncated", 0) / (counts.get("rows") or 1) if quality.get("truncated") == "keep" else 0.0
     lost = counts.get("supervised_lost", 0) / ((counts.get("supervised", 0) + counts.get("supervised_lost", 0)) or 1)
     long = [Warning(f"{cut:.0%} of the rows are longer than data.max_length and lost their end, {lost:.0%} of what should be learnt.")] if cut >= CUT else []
     return long + [
-        Warning(f"{count(counts[kind], 'row')} {text} (data.quality.{kind}: warn).")
+        Warning(f"{text}: {quantity(counts[kind])} (data.quality.{kind}: warn).")
         for kind, text in said.items()
         if counts.get(kind) and quality.get(kind) == "warn"
     ]
