@@ -123,6 +123,8 @@ class Client:
 
         try:
             return None, "", sync(self._session().loop, once)
+        except StorageError:  # ours, before anything was asked: a name that leads out
+            raise
         except Exception as error:  # noqa: BLE001 - every kind of it is told apart here
             return fate_of(error), cause_of(error, limit_s), None
 

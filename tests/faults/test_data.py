@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from shardtoys import edit_index, make_feed, make_store, tokens_of
 
 from tunefleet.cluster.errors import CheckpointError, DataError, Refusal, StorageError
 from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.cluster.storages.folders import local_folder
 from tunefleet.data.packing import Limits
 from tunefleet.data.rows import read_rows
 from tunefleet.data.settings import Cache, Source
@@ -234,6 +236,75 @@ def test_as_many_rows_as_one_step_are_enough(tmp_path):
     assert ready(small_run(tmp_path, training={"train_batch_size": 60}, data={"holdout": 0})).steps_per_epoch == 1
 
 
+# Rows that are no text, and rows that do not fit
+
+
+def write_hostile_rows(path: Path, *more: dict[str, Any]) -> None:
+    """40 good rows, one that has the id of another, and four that are no text."""
+    rows: list[dict[str, Any]] = [{"id": i, "prompt": f"What is {i} and {i * 7 % 11}?", "completion": f"It is {i * 3}."} for i in range(40)]
+    rows.append({"id": 7, "prompt": "What has the name of another?", "completion": "This."})
+    broken = [
+        b'{"prompt": "not \xff utf-8", "completion": "a"}',
+        b'{"prompt": "a \\u0000 in it", "completion": "a"}',
+        b'{"prompt": "half of a pair: \\ud83d", "completion": "a"}',
+        b'{"prompt": "torn',
+    ]
+    path.write_bytes(b"".join(line + b"\n" for line in [*(json.dumps(row).encode() for row in rows), *broken, *(json.dumps(row).encode() for row in more)]))
+
+
+def test_rows_that_are_no_text_are_named_and_counted_and_dropped_only_by_policy(tmp_path):
+    write_hostile_rows(tmp_path / "rows.jsonl")
+    with pytest.raises((DataError, Refusal), match=r"data\.quality\.invalid: 4 of 45") as caught:
+        ready(small_run(tmp_path, data={"holdout": 0}))
+    assert "rows.jsonl:42" in str(caught.value)
+    write_hostile_rows(tmp_path / "rows.jsonl", {"id": 99, "prompt": "Go on.", "completion": "hello there, " * 330_000})  # a line of 4 MB
+    said = io.StringIO()
+    policies = {"invalid": "drop", "truncated": "drop", "duplicate_ids": "drop"}
+    counts = ready(small_run(tmp_path, data={"holdout": 0, "quality": policies}), said).prepared.counts
+    assert [counts[kind] for kind in ("rows", *policies, "kept")] == [46, 4, 1, 1, 40]
+    assert all(f"data.quality.{kind}: " in said.getvalue() for kind in policies)
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("drop", 20), ("keep", 21)])
+def test_a_prompt_that_is_longer_than_the_context_is_dropped_or_cut_and_counted(tmp_path, policy, kept):
+    rows = [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(20)]
+    rows += [{"prompt": "What is long? " * 100, "completion": "This."}, {"prompt": "What is long?", "completion": "This is. " * 100}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises((DataError, Refusal), match=r"data\.quality\.unsupervised: 1 of 22") as caught:
+        ready(small_run(tmp_path, data={"holdout": 0}))
+    assert "rows.jsonl:21" in str(caught.value)
+    quality = {"unsupervised": "drop", "truncated": policy}
+    made = ready(small_run(tmp_path, data={"holdout": 0, "quality": quality})).prepared
+    assert [made.counts[kind] for kind in ("truncated", "unsupervised", "kept")] == [2, 1, kept]
+    split = Store.open(made.store).split("train")
+    assert split.rows == kept
+    assert (split.lengths.max() == 96) == (policy == "keep")
+    assert all(record.columns["supervised"].any() for record in split.records(range(kept)))
+
+
+# A store that other settings made
+
+
+def test_other_settings_of_the_tokens_make_a_store_of_their_own(tmp_path):
+    """A store is named by all that its tokens come from, so one that was made with something else is never found."""
+    changed = [{}, {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"}, {"max_length": 64}]
+    made = [ready(small_run(tmp_path, data={"holdout": 0, **data})).prepared for data in changed]
+    assert len({prepared.store for prepared in made}) == 3
+    assert all(prepared.created for prepared in made)
+    assert not ready(small_run(tmp_path, data={"holdout": 0})).prepared.created
+    other = small_run(tmp_path, data={"holdout": 0}, model={"tokenizer": {"train_vocab_size": 280}}, output=str(tmp_path / "other"))
+    assert ready(other).prepared.created
+
+
+def test_a_store_that_lies_under_the_name_of_another_is_refused(tmp_path):
+    one = ready(small_run(tmp_path, data={"holdout": 0})).prepared
+    two = ready(small_run(tmp_path, data={"holdout": 0, "max_length": 64})).prepared
+    shutil.rmtree(one.store)
+    shutil.copytree(two.store, one.store)
+    with pytest.raises(StorageError, match="another preparation"):
+        ready(small_run(tmp_path, data={"holdout": 0}))
+
+
 # Names that lead out
 
 
@@ -284,3 +355,17 @@ def test_a_link_in_a_folder_of_rows_that_leads_out_of_it_is_refused(tmp_path):
     with pytest.raises(DataError, match="leads out of the folder"):
         list(read_rows(Source(path=str(rows))))
     assert [row.values["text"] for row in read_rows(Source(path=str(rows / "b.txt")))] == ["a key"]  # it was named: that is the user's word
+
+
+@pytest.mark.s3
+def test_a_folder_of_a_bucket_with_an_object_whose_name_leads_out_is_refused(s3_address):
+    import s3fs
+
+    system = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    open_storage(s3_address).put("model/config.json", b"{}")
+    for name in ("../../evil", "a/../../b"):
+        system.pipe(f"{s3_address}/model/{name}", b"evil")
+        with pytest.raises(StorageError, match="leads out"):
+            local_folder(f"{s3_address}/model")
+        system.rm_file(f"{s3_address}/model/{name}")
+    assert Path(local_folder(f"{s3_address}/model"), "config.json").read_bytes() == b"{}"
