@@ -112,7 +112,7 @@ def texts(parts: Sequence[tuple[str, str | None]], *, above: tuple[str, str] | N
 
     None stands for a text that does not exist.
     """
-    columns = [element("div", element("h3", label), _text(text), class_="lead" if i == lead else None) for i, (label, text) in enumerate(parts)]
+    columns = [element("div", element("h3", breakable(label)), _text(text), class_="lead" if i == lead else None) for i, (label, text) in enumerate(parts)]
     over = element("div", element("h3", above[0]), _text(above[1]), class_="above") if above else None
     return element("div", over, element("div", *columns, class_="texts"))
 

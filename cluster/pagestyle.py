@@ -94,9 +94,10 @@ details[open] > summary { margin-bottom: .7rem; }
 .texts > div { background: var(--card); padding: .75rem 1rem .95rem; min-width: 0; }
 .texts h3, .above h3 { color: var(--soft); font-size: .75rem; font-weight: 560; margin-bottom: .25rem; }
 .texts .lead h3 { color: var(--s0); }
-.text { font-family: var(--text); font-size: .9375rem; line-height: 1.5; white-space: pre-wrap; unicode-bidi: isolate; max-height: 22rem; overflow: auto; }
+.text { font-family: var(--text); font-size: .9375rem; line-height: 1.5; white-space: pre-wrap; unicode-bidi: isolate; max-height: 22.5rem; overflow: auto; }
 .text.none { color: var(--faint); font-style: italic; }
 .above { margin: 1.4rem 0 .55rem; } .above .text { color: var(--ink); }
+.case + .case { margin-top: 1.1rem; }
 .key { display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; margin: 0; padding: 0; list-style: none; color: var(--soft); font-size: .8125rem; }
 .key li { display: inline-flex; align-items: center; gap: .42rem; }
 .key svg { width: 18px; height: 10px; flex: none; overflow: visible; } .key svg .faint { opacity: .8; }
@@ -128,7 +129,7 @@ svg .guide { stroke: var(--faint); stroke-width: 1; }
 .parts { margin: .7rem 0 0; }
 .parts th svg { width: 12px; height: 12px; margin-right: .6rem; vertical-align: -1px; } .parts tbody th { font-weight: 400; }
 @media (max-width: 34rem) {
-  .text { max-height: 30rem; } .rows:not(.valued) { grid-template-columns: minmax(0, 1fr); }
+  .text { max-height: 30.9375rem; } .rows:not(.valued) { grid-template-columns: minmax(0, 1fr); }
   .rows:not(.valued) .along, .rows:not(.valued) .under { grid-column: 1; }
   th, td { padding-right: .65rem; } .number .aside { white-space: normal; } .facts > div { grid-template-columns: 2fr 3fr; } .plot { --axis: 2.9rem; }
 }

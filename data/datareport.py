@@ -189,18 +189,19 @@ def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:
 
 
 def _cases(report: Report, finding: Finding, *, is_open: bool) -> Markup:
-    shown = [_case(report, finding.kind, case) for case in finding.cases]
+    shown = [_case(report, finding, case) for case in finding.cases]
     none = None if shown else paragraph("They stand too deep in their files to be read again for this page.")
     return fold(_spoken(finding.kind), none, *shown, aside=f"{finding.count:,} rows that {MEANING[finding.kind]}", is_open=is_open)
 
 
-def _case(report: Report, kind: str, case: Case) -> Markup:
+def _case(report: Report, finding: Finding, case: Case) -> Markup:
     """A row, and beside it the one that it is compared with. Why an unreadable one is unreadable stands above."""
     place = report.judged.places[case.row]
     above = paragraph(f"{case.alike:,} rows are alike; two of them:") if case.alike > 2 else None
-    if kind == "invalid" and case.row in report.judged.problems:
+    if finding.kind == "invalid" and case.row in report.judged.problems:
         above = paragraph(report.judged.problems[case.row])
     parts = [(place, report.words.get(case.row, "(cannot be read again)"))]
     if case.other >= 0:
-        parts.insert(0, (f"{report.judged.places[case.other]} (stays)", report.words.get(case.other, "(cannot be read again)")))
+        first = "held out" if finding.kind in ("leakage", "near_leakage") else "earlier"
+        parts.insert(0, (f"{report.judged.places[case.other]} ({first})", report.words.get(case.other, "(cannot be read again)")))
     return element("div", above, texts(parts, lead=len(parts) - 1 if case.other >= 0 else None), class_="case")
