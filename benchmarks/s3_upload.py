@@ -42,7 +42,7 @@ def speed(folder: Path, *, mib: int, rounds: int) -> dict[str, Any]:
 
     numbers = mib * (1 << 20) // 4 // 3
     values = torch.randn(numbers, generator=torch.Generator().manual_seed(0))
-    parts = [Fragment("layer", slot, (numbers,), 0, values) for slot in ("weight", "exp_avg", "exp_avg_sq")]
+    parts = [Fragment("layer", slot, (numbers,), 0, values.clone()) for slot in ("weight", "exp_avg", "exp_avg_sq")]
     folder.mkdir()
     for number, group in enumerate([*files_of(parts[:1]), *files_of(parts[1:])]):
         (folder / f"{number:05d}.safetensors").write_bytes(encode(group))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from tunefleet.cluster import lease
+from tunefleet.cluster.addresses import address_problem
 from tunefleet.cluster.errors import CheckpointError, OutputError, Refusal, RequestError, SettingsError, StorageError
 from tunefleet.cluster.metrics import delete_lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
@@ -42,6 +43,8 @@ class Claim:
 
 def output_problems(run: RunFile, *, resume: Resume, overwrite: bool) -> list[RequestError]:
     """Why this run may not write to its output: it exists, there is nothing to resume, or what is there is another run."""
+    if address_problem("output", run.output):  # said by check_run
+        return []
     try:
         return _output_problems(run, open_storage(run.output), resume=resume, overwrite=overwrite)
     except RequestError as error:  # an address that is none, or files that another version has written

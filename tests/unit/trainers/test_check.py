@@ -211,3 +211,30 @@ def test_rows_are_not_packed_for_a_model_that_carries_a_state_along(place, famil
     wrong = a_run(model={"init": "random", "config": config, "tokenizer": {"name_or_path": "models/small"}}, data={"batching": "pack"})
     assert "data.batching: this model's rows cannot be packed" in whats(wrong)
     assert whats(a_run(data={"batching": "pack"})) == []
+
+
+SECRETS = """
+version: 1
+model: {name_or_path: models/small}
+data:
+  train: [{path: "s3://key:canary-rows@bucket/rows.jsonl", storage_options: {key: k, secret: canary-option}, headers: {Authorization: Bearer canary-header}}]
+  store: s3://bucket/x?X-Amz-Signature=canary-signature
+training: {max_steps: 10}
+output: s3://me:canary-output@bucket/out
+"""
+
+
+def test_a_secret_in_an_address_or_an_option_is_refused_and_neither_said_nor_kept(place, capfd):
+    from tunefleet.tuning.cli import main
+
+    file = place / "run.yaml"
+    file.write_text(SECRETS)
+    before = sorted(place.rglob("*"))
+    assert main(["train", str(file), "--data.store", "s3://me:canary-argument@bucket/x", "data.replay.store=s3://bucket/y?token=canary-replay"]) == 2
+    out, err = capfd.readouterr()
+    assert "canary" not in out + err
+    for key in ("output", "data.store", "data.train.0.path"):
+        assert f"{key}: an address must hold no secret" in err
+    for key in ("storage_options", "headers"):
+        assert f"data.train.0.{key}: unknown key" in err
+    assert sorted(place.rglob("*")) == before
