@@ -5,7 +5,7 @@ are not; what must keep its shape (type, dots) is placed in per cent. Every char
 
     lines("Loss", [Series("training", points), Series("held-out", held_out, low=low, high=high, colour=1)], x="step", y="nats per token")
     bars("Tokens by source", [Bar("books", 1200), Bar("web", 800)], unit="tokens")
-    histogram("Length", edges, {"train": counts}, x="tokens", y="examples")
+    histogram("Length", edges, counts, x="tokens", y="examples")
     stack("Time", [("training", 120.0), ("checkpoint", 4.0)], shown=duration)
     ranges("Loss", [Range("gsm8k", [Estimate("base", 2.3, 2.2, 2.4), Estimate("tuned", 1.9, 1.8, 2.0)])], x="nats per token")
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
@@ -44,12 +44,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar from zero, with an interval where there is one."""
+    """A bar from zero."""
 
     name: str
     value: float
-    low: float | None = None
-    high: float | None = None
     colour: Colour = 0
 
 
@@ -78,87 +76,69 @@ def lines(
     *,
     x: str,
     y: str,
-    about: str = "",
-    log_x: bool = False,
     log_y: bool = False,
     zero: bool = False,
     x_holds: Sequence[float] = (),
     whole_x: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     height: int = 220,
-    shown: Callable[[float], str] = short,
 ) -> Markup:
-    """Curves over one horizontal axis. ``marks``: places where something happened; ``shown`` words a reading; points that are not finite are gaps.
+    """Curves over one horizontal axis. ``marks``: places where something happened; points that are not finite are gaps.
 
     ``x_holds``: places that the horizontal axis reaches to also without points, so that charts beside each other share one; ``whole_x``: it counts.
     """
     drawn = [_drawable(one, log=log_y) for one in series]
     drawn = [one for one in drawn if any(math.isfinite(y) for _, y in one.points)]
     if not drawn:
-        return _figure(title, _nothing(about, "Nothing was recorded."), None, None)
-    across = axis([*x_holds, *(p[0] for one in drawn for p in one.points), *(place for place, _ in marks)], log=log_x, loose=False, whole=whole_x)
+        return _figure(title, "Nothing was recorded.", None, None)
+    across = axis([*x_holds, *(p[0] for one in drawn for p in one.points), *(place for place, _ in marks)], loose=False, whole=whole_x)
     up = axis([v for one in drawn for v in (*(p[1] for p in one.points), *one.low, *one.high)], log=log_y, zero=zero)
     inner = [piece for one in drawn for piece in _curve(one, across, up, height)]
     outer = [piece for one in drawn for piece in _dots(one, across, up, height)]
     body = join(_grid_lines(up, height), _stretched(inner, height), *outer, *_marks(marks, across, height), _ticks_below(across, height))
-    strips = _strips(drawn, across, up, height, x, shown)
+    strips = _strips(drawn, across, up, height, x)
     key = _key([(one.name, one.colour, one.look) for one in drawn]) if len(drawn) > 1 else None
-    return _figure(title, about or y, key, _plot(title, body, strips, up, height, x))
+    return _figure(title, y, key, _plot(title, body, strips, up, height, x))
 
 
 def histogram(
-    title: str,
-    edges: Sequence[float],
-    counts: Mapping[str, Sequence[float]],
-    *,
-    x: str,
-    y: str,
-    about: str = "",
-    log_x: bool = False,
-    marks: Sequence[tuple[float, str]] = (),
-    height: int = 200,
+    title: str, edges: Sequence[float], counts: Sequence[float], *, x: str, y: str, marks: Sequence[tuple[float, str]] = (), height: int = 200
 ) -> Markup:
-    """Counts between edges (one more than counts). The first set is filled, others are outlines over it. ``marks``: limits worth seeing."""
-    shown = {name: values for name, values in counts.items() if sum(values)}
-    if not shown:
-        return _figure(title, _nothing(about, "Nothing was counted."), None, None)
-    across = axis([*edges, *(place for place, _ in marks)], log=log_x, loose=False)
-    up = axis([v for values in shown.values() for v in values], zero=True, count=4)
-    inner, strips = [], []
-    for i, values in enumerate(shown.values()):
-        inner.append(element("path", d=_outline(edges, values, across, up, height, closed=i == 0), class_=f"c{i % SERIES} {'fill' if i == 0 else 'curve'}"))
-        strips += [] if i else [_cell(edges, k, shown, across, height, x) for k in range(len(values))]
-    body = join(_grid_lines(up, height), _stretched(inner, height), *_marks(marks, across, height), _ticks_below(across, height))
-    key = _key([(name, i % SERIES, "fill" if i == 0 else "line") for i, name in enumerate(shown)]) if len(shown) > 1 else None
-    return _figure(title, about or y, key, _plot(title, body, join(*strips), up, height, x))
+    """Counts between edges (one more than counts). ``marks``: limits worth seeing."""
+    if not sum(counts):
+        return _figure(title, "Nothing was counted.", None, None)
+    across = axis([*edges, *(place for place, _ in marks)], loose=False)
+    up = axis(counts, zero=True, count=4)
+    filled = element("path", d=_outline(edges, counts, across, up, height), class_="c0 fill")
+    body = join(_grid_lines(up, height), _stretched([filled], height), *_marks(marks, across, height), _ticks_below(across, height))
+    strips = join(*(_cell(between, number, across, height, x, y) for between, number in zip(pairwise(edges), counts, strict=True)))
+    return _figure(title, y, None, _plot(title, body, strips, up, height, x))
 
 
-def bars(title: str, all_of: Sequence[Bar], *, unit: str, about: str = "", shown: Callable[[float], str] = short) -> Markup:
-    """Lying bars, a name and a value each."""
-    reach = max((abs(bar.high if bar.high is not None else bar.value) for bar in all_of), default=0.0) or 1.0
+def bars(title: str, all_of: Sequence[Bar], *, unit: str) -> Markup:
+    """Lying bars, a name and a count each."""
+    reach = max((bar.value for bar in all_of), default=0.0) or 1.0
     rows: list[Markup] = []
     for bar in all_of:
-        pieces = [element("rect", x="0", y="5", width=_percent(max(bar.value, 0.0) / reach), height="12", rx="1.5", class_="fill")]
-        if bar.low is not None and bar.high is not None:
-            pieces.append(_whisker(max(bar.low, 0.0) / reach, bar.high / reach, 11))
-        told = element("title", _reading(bar.name, bar.value, bar.low, bar.high, shown))
-        drawing = element("svg", told, *pieces, height="22", role="img", class_=f"c{bar.colour}")
-        rows += [element("div", bar.name, class_="name"), drawing, element("div", shown(bar.value), class_="number")]
-    return _figure(title, about or unit, None, element("div", *rows, class_="rows valued") if rows else None)
+        told = element("title", f"{bar.name}: {quantity(bar.value)}")
+        drawn = element("rect", x="0", y="5", width=_percent(bar.value / reach), height="12", rx="1.5", class_="fill")
+        drawing = element("svg", told, drawn, height="22", role="img", class_=f"c{bar.colour}")
+        rows += [element("div", bar.name, class_="name"), drawing, element("div", quantity(bar.value), class_="number")]
+    return _figure(title, unit, None, element("div", *rows, class_="rows valued") if rows else None)
 
 
-def ranges(title: str, rows: Sequence[Range], *, x: str, about: str = "", log: bool = False, shown: Callable[[float], str] = short) -> Markup:
+def ranges(title: str, rows: Sequence[Range], *, x: str, log: bool = False) -> Markup:
     """Dots with their intervals on one axis: contestants below each other, a row a case. The name of an only case stands above, and leaves it the width."""
     every = [estimate for row in rows for estimate in row.estimates if math.isfinite(estimate.value)]
     if not every:
-        return _figure(title, _nothing(about, "Nothing to compare."), None, None)
+        return _figure(title, "Nothing to compare.", None, None)
     across = axis([v for one in every for v in (one.value, one.low, one.high) if v is not None], log=log, count=4)
-    about, named = (about or rows[0].name, False) if len(rows) == 1 else (about, True)
+    about, named = (rows[0].name, False) if len(rows) == 1 else ("", True)
     pieces: list[Markup] = []
     for row in rows:
         height = 10 + 16 * len(row.estimates)
         drawn = [element("line", x1=_at(across, t), x2=_at(across, t), y1="0", y2=height, class_="grid-line") for t in across.ticks]
-        drawn += [_estimate(estimate, across, 13 + 16 * i, shown) for i, estimate in enumerate(row.estimates) if math.isfinite(estimate.value)]
+        drawn += [_estimate(estimate, across, 13 + 16 * i) for i, estimate in enumerate(row.estimates) if math.isfinite(estimate.value)]
         name = element("div", row.name, class_="name") if named else NOTHING
         pieces += [name, element("svg", *drawn, height=str(height), role="img", aria_label=f"{title}: {row.name}")]
     pieces.append(element("svg", _ticks_below(across, 0), height="22", aria_hidden="true", class_="under"))
@@ -169,30 +149,25 @@ def ranges(title: str, rows: Sequence[Range], *, x: str, about: str = "", log: b
     )
 
 
-def stack(title: str, parts: Sequence[tuple[str, float]], *, about: str = "", shown: Callable[[float], str] = short, first_is_good: bool = False) -> Markup:
+def stack(title: str, parts: Sequence[tuple[str, float]], *, about: str = "", shown: Callable[[float], str] = short) -> Markup:
     """What a whole is made of: one bar, and a table of the parts with their shares. They stand in the order given."""
     whole = sum(value for _, value in parts)
     if whole <= 0:
-        return _figure(title, _nothing(about, "Nothing was recorded."), None, None)
-    colours: list[Colour] = [i % SERIES for i in range(len(parts))] if not first_is_good else [0, *("base" if i > 4 else i + 1 for i in range(len(parts) - 1))]
+        return _figure(title, "Nothing was recorded.", None, None)
     drawn: list[Markup] = []
     rows: list[list[Content]] = []
     begin = 0.0
-    for i, ((name, value), colour) in enumerate(zip(parts, colours, strict=True)):
-        soft = " soft" if first_is_good and i else ""
+    for i, (name, value) in enumerate(parts):
+        colour: Colour = i if i < SERIES else "base"
         told = element("title", f"{name}: {shown(value)}, {_share(value / whole)}")
-        drawn.append(element("rect", told, x=_percent(begin), y="0", width=_percent(value / whole), height="26", class_=f"c{colour} fill{soft}"))
+        drawn.append(element("rect", told, x=_percent(begin), y="0", width=_percent(value / whole), height="26", class_=f"c{colour} fill"))
         begin += value / whole
         drawn += [element("line", x1=_percent(begin), x2=_percent(begin), y1="0", y2="26", class_="split")] if begin < 0.999 else []
-        swatch = element("svg", element("rect", width="12", height="12", rx="2", class_=f"fill{soft}"), class_=f"c{colour}", aria_hidden="true")
+        swatch = element("svg", element("rect", width="12", height="12", rx="2", class_="fill"), class_=f"c{colour}", aria_hidden="true")
         rows.append([join(swatch, name), shown(value), _share(value / whole)])
     bar = element("svg", *drawn, height="26", width="100%", role="img", aria_label=f"{title}: " + ", ".join(f"{n} {_share(v / whole)}" for n, v in parts))
     held = element("div", table(["part", "amount", "share"], rows), class_="parts")
     return _figure(title, about, None, join(element("div", bar, class_="stack"), held))
-
-
-def _nothing(about: str, said: str) -> str:
-    return f"{about} {said}" if about else said
 
 
 def _figure(title: str, about: str, key: Markup | None, body: Markup | None) -> Markup:
@@ -213,8 +188,6 @@ def _key(names: Sequence[tuple[str, Colour, str]]) -> Markup:
     items = []
     for name, colour, look in names:
         sign = element("line", x1="0", x2="18", y1="5", y2="5", class_="curve dashed" if look == "dashed" else f"curve{' faint' if look == 'faint' else ''}")
-        if look == "fill":
-            sign = element("rect", x="3", width="12", height="10", rx="1.5", class_="fill")
         dot = element("circle", cx="9", cy="5", r="3.5", class_="dot") if look == "dots" else None
         items.append(element("li", element("svg", sign, dot, class_=f"c{colour}", aria_hidden="true"), name))
     return element("ul", *items, class_="key")
@@ -293,7 +266,7 @@ def _marks(marks: Sequence[tuple[float, str]], across: Axis, height: int) -> lis
     return pieces
 
 
-def _strips(series: Sequence[Series], across: Axis, up: Axis, height: int, x: str, shown: Callable[[float], str]) -> Markup:
+def _strips(series: Sequence[Series], across: Axis, up: Axis, height: int, x: str) -> Markup:
     """Under the pointer: a guide, a dot on every curve, and the values in words. Places are the points of the longest curve, fewer when there are many."""
     places = sorted({p[0] for one in series for p in one.points if math.isfinite(p[0])})
     places = [places[round(i * (len(places) - 1) / (STRIPS - 1))] for i in range(STRIPS)] if len(places) > STRIPS else places
@@ -303,7 +276,7 @@ def _strips(series: Sequence[Series], across: Axis, up: Axis, height: int, x: st
     pieces = []
     for place, left, right in zip(places, [-gap, *middles], [*middles, 1 + gap], strict=True):
         near = [(one, found) for one, points in by_place if (found := _nearest(points, place, x_gap=right - left, across=across)) is not None]
-        said = ", ".join([f"{x} {short(place)}", *(f"{one.name} {shown(found[1])}{_interval(one, found, shown)}" for one, found in near)])
+        said = ", ".join([f"{x} {short(place)}", *(f"{one.name} {short(found[1])}{_interval(one, found)}" for one, found in near)])
         dots = [element("circle", cx=_at(across, px), cy=_down(up, py, height), r="3.5", class_=f"c{one.colour} dot") for one, (px, py) in near]
         guide = element("line", x1=_at(across, place), x2=_at(across, place), y1="0", y2=height, class_="guide")
         area = element("rect", element("title", said), x=_percent(left), width=_percent(right - left), y="0", height=height)
@@ -318,11 +291,11 @@ def _nearest(points: Sequence[Point], place: float, *, x_gap: float, across: Axi
     return close if close is not None and abs(across.place(close[0]) - across.place(place)) <= x_gap / 2 + 1e-9 else None
 
 
-def _interval(one: Series, point: Point, shown: Callable[[float], str]) -> str:
+def _interval(one: Series, point: Point) -> str:
     if not (one.low and one.high):
         return ""
     low, high = _ends(one, point)
-    return f" ({shown(low)} to {shown(high)})"
+    return f" ({short(low)} to {short(high)})"
 
 
 def _ends(one: Series, point: Point) -> tuple[float, float]:
@@ -331,24 +304,24 @@ def _ends(one: Series, point: Point) -> tuple[float, float]:
     return one.low[at], one.high[at]
 
 
-def _outline(edges: Sequence[float], values: Sequence[float], across: Axis, up: Axis, height: int, *, closed: bool) -> str:
+def _outline(edges: Sequence[float], values: Sequence[float], across: Axis, up: Axis, height: int) -> str:
     path = f"M{WIDE * across.place(edges[0]):.1f} {height}"
     for left, right, value in zip(edges, edges[1:], values, strict=False):
         top = height * (1 - up.place(value))
         path += f"L{WIDE * across.place(left):.1f} {top:.1f}L{WIDE * across.place(right):.1f} {top:.1f}"
-    return f"{path}L{WIDE * across.place(edges[-1]):.1f} {height}" + ("Z" if closed else "")
+    return f"{path}L{WIDE * across.place(edges[-1]):.1f} {height}Z"
 
 
-def _cell(edges: Sequence[float], k: int, sets: Mapping[str, Sequence[float]], across: Axis, height: int, x: str) -> Markup:
-    said = f"{x} {short(edges[k])} to {short(edges[k + 1])}: " + ", ".join(f"{name} {quantity(values[k])}" for name, values in sets.items())
-    left, right = across.place(edges[k]), across.place(edges[k + 1])
+def _cell(between: tuple[float, float], number: float, across: Axis, height: int, x: str, y: str) -> Markup:
+    said = f"{x} {short(between[0])} to {short(between[1])}: {y} {quantity(number)}"
+    left, right = map(across.place, between)
     return element("g", element("rect", element("title", said), x=_percent(left), width=_percent(right - left), y="0", height=height), class_="strip")
 
 
-def _estimate(one: Estimate, across: Axis, y: int, shown: Callable[[float], str]) -> Markup:
+def _estimate(one: Estimate, across: Axis, y: int) -> Markup:
     whisker = _whisker(across.place(one.low), across.place(one.high), y) if one.low is not None and one.high is not None else None
     dot = element("circle", cx=_at(across, one.value), cy=y, r="4.5", class_="dot")
-    return element("g", element("title", _reading(one.name, one.value, one.low, one.high, shown)), whisker, dot, class_=f"c{one.colour}")
+    return element("g", element("title", _reading(one)), whisker, dot, class_=f"c{one.colour}")
 
 
 def _whisker(low: float, high: float, y: int) -> Markup:
@@ -356,8 +329,9 @@ def _whisker(low: float, high: float, y: int) -> Markup:
     return element("g", element("line", x1=_percent(low), x2=_percent(high), y1=y, y2=y, class_="whisker"), *ends)
 
 
-def _reading(name: str, value: float, low: float | None, high: float | None, shown: Callable[[float], str]) -> str:
-    return f"{name}: {shown(value)}" + (f", 95% interval {shown(low)} to {shown(high)}" if low is not None and high is not None else "")
+def _reading(one: Estimate) -> str:
+    interval = f", 95% interval {short(one.low)} to {short(one.high)}" if one.low is not None and one.high is not None else ""
+    return f"{one.name}: {short(one.value)}{interval}"
 
 
 def _at(across: Axis, value: float) -> str:

@@ -117,9 +117,9 @@ def texts(parts: Sequence[tuple[str, str | None]], *, above: tuple[str, str] | N
     return element("div", over, element("div", *columns, class_="texts"))
 
 
-def code(text: str, *, wrap: bool = True) -> Markup:
+def code(text: str) -> Markup:
     """A file or an output, as it is."""
-    return element("pre", text, class_=None if wrap else "wide", tabindex=None if wrap else "0")
+    return element("pre", text)
 
 
 def fold(summary: str, *parts: Content, aside: str = "", is_open: bool = False) -> Markup:
@@ -140,11 +140,6 @@ def paragraph(*parts: Content) -> Markup:
 def aside(text: str) -> Markup:
     """What belongs to a value in a table but matters less: its interval, a count; never broken over two lines."""
     return element("span", text, class_="aside")
-
-
-def strong(text: str) -> Markup:
-    """Emphasis within a text."""
-    return element("strong", text)
 
 
 def _head(title: str, kind: str) -> Markup:

@@ -84,7 +84,6 @@ td.good, td.bad, td.warn { color: var(--tone); font-weight: 560; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; min-width: 0; }
 pre, code, .text { font-family: var(--mono); font-size: .8125rem; }
 pre { margin: 0; padding: 1rem 1.15rem; background: var(--wash); border-radius: 8px; line-height: 1.55; white-space: pre-wrap; tab-size: 2; }
-pre.wide { white-space: pre; overflow-x: auto; overflow-wrap: normal; }
 details { border-bottom: 1px solid var(--hair); padding: .55rem 0; }
 details > summary { cursor: pointer; font-size: .9375rem; color: var(--ink); }
 details > summary .aside { color: var(--soft); white-space: normal; font-size: .8125rem; margin-left: .5rem; }
@@ -113,7 +112,7 @@ svg text { font: 11px var(--text); fill: var(--faint); font-variant-numeric: tab
 svg .grid-line { stroke: var(--hair); stroke-width: 1; } svg .axis-line { stroke: var(--rule); stroke-width: 1; }
 svg .curve { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke; }
 svg .curve.faint { stroke-width: 1; opacity: .5; } svg .curve.dashed { stroke-dasharray: 5 4; stroke-linecap: butt; }
-svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; } svg .fill.soft { opacity: .7; }
+svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; }
 svg .whisker { stroke: var(--c); stroke-width: 2; } svg .dot { fill: var(--c); stroke: var(--paper); stroke-width: 1.5; }
 svg .split { stroke: var(--paper); stroke-width: 1.5; } .stack svg { display: block; border-radius: 4px; overflow: hidden; }
 svg .mark { stroke: var(--warn); stroke-width: 1; stroke-dasharray: 2 3; } svg .mark-label { fill: var(--warn); }

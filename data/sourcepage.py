@@ -39,11 +39,11 @@ def _drawn(source: SourceSummary, max_length: int, *, named: bool) -> Iterator[M
     if source.lengths:
         limit = [(float(max_length), "max_length")] if source.lengths.longest * 1.6 >= max_length >= source.lengths.longest else []
         held = source.lengths.histogram
-        yield charts.histogram(f"{of}lengths", held.edges, {"rows": held.counts}, x="tokens a row", y="rows", marks=limit)
+        yield charts.histogram(f"{of}lengths", held.edges, held.counts, x="tokens a row", y="rows", marks=limit)
     if source.learnt and sum(1 for number in source.learnt.counts if number) > 1:
         held = source.learnt
-        yield charts.histogram(f"{of}share that is learnt", [100 * edge for edge in held.edges], {"rows": held.counts}, x="% of a row's tokens", y="rows")
+        yield charts.histogram(f"{of}share that is learnt", [100 * edge for edge in held.edges], held.counts, x="% of a row's tokens", y="rows")
     if source.labels:
         bars = [charts.Bar(label.name, label.rows) for label in source.labels]
         bars += [charts.Bar("all others", source.other_labels, colour="base")] if source.other_labels else []
-        yield charts.bars(f"{of}labels", bars, unit="rows that stay", shown=quantity)
+        yield charts.bars(f"{of}labels", bars, unit="rows that stay")

@@ -51,7 +51,7 @@ def time_by_cause(run: Gathered) -> Section | None:
     parts = [(PHASES.get(name, name), value) for name, value in first + others]
     whole = sum(seconds.values())
     about = f"The parts sum to {span(whole)} of wall time; pauses between a stop and its resume belong to nobody."
-    return section("Time", stack("Time by cause", parts, about=about, shown=span, first_is_good=True), fold("What happened when", _happened(run)))
+    return section("Time", stack("Time by cause", parts, about=about, shown=span), fold("What happened when", _happened(run)))
 
 
 def _happened(run: Gathered) -> Markup:

@@ -111,9 +111,9 @@ CHARTS = {
         y=name,
         marks=[(1.5, name)],
     ),
-    "log lines": lambda name: lines(name, [Series(name, [(1, 2.0), (1000, 0.0), (2000, 50.0)], look="dashed")], x=name, y=name, log_x=True, log_y=True),
-    "histogram": lambda name: histogram(name, [0, 1, 2], {name: [3, 4], "b": [0, 1]}, x=name, y=name, marks=[(2, name)]),
-    "bars": lambda name: bars(name, [Bar(name, 3.0, 2.0, 4.0), Bar("b", 0.0)], unit=name),
+    "log lines": lambda name: lines(name, [Series(name, [(1, 2.0), (1000, 0.0), (2000, 50.0)], look="dashed")], x=name, y=name, log_y=True),
+    "histogram": lambda name: histogram(name, [0, 1, 2], [3, 4], x=name, y=name, marks=[(2, name)]),
+    "bars": lambda name: bars(name, [Bar(name, 3.0), Bar("b", 0.0)], unit=name),
     "ranges": lambda name: ranges(name, [Range(name, [Estimate(name, 1.0, 0.5, 1.5), Estimate("b", 2.0)])], x=name),
     "stack": lambda name: stack(name, [(name, 3.0), ("b", 1.0)]),
 }
