@@ -10,13 +10,13 @@ from typing import Any
 
 from tunefleet.cluster.errors import SettingsError, StorageError
 from tunefleet.cluster.filecache import FileCache, Held
-from tunefleet.cluster.storage import Storage, hash_file, is_remote
+from tunefleet.cluster.storage import Storage, is_remote
 from tunefleet.data.columnfile import Values, open_columns
 from tunefleet.data.layout import Column
 from tunefleet.data.settings import Cache
 from tunefleet.data.shards import File, Shard
 
-_CHECKED: set[tuple[str, str, int, int]] = set()  # files whose checksum was right in this process
+_CHECKED: set[tuple[str, str, int, int]] = set()  # files of folders whose checksum was right in this process; the cache has its own
 _OPEN_SHARDS = 256  # files kept mapped: below the usual limit of 1,024 open files, and far above a window
 ShardColumns = list[tuple[str, Any, Any]]
 """Name, values and offsets of every column of a shard; see columnfile.Values."""
@@ -47,7 +47,7 @@ class Files:
         """The same for a file that is not needed yet: None where the cache has no room or, with ``wait`` False, while another process fetches it."""
         held = None
         if self.remote:
-            held = self._hold(file, wait=wait, within_limit=within_limit)
+            held = self._cache.hold(self.storage, file.name, sha256=file.sha256, size=file.bytes, wait=wait, within_limit=within_limit)
             if held is None:
                 return None
             path = held.path
@@ -81,18 +81,6 @@ class Files:
             fix = f"put it back from a copy, or delete {self.storage.address} and run `tunefleet prepare` again"
             raise StorageError(error.what, got=error.got, want=error.want, fix=fix) from error
         return path
-
-    def _hold(self, file: File, *, wait: bool, within_limit: bool) -> Held | None:
-        """The file in the cache of the node. One that has changed there since it was fetched is fetched again."""
-        while True:
-            held = self._cache.hold(self.storage, file.name, sha256=file.sha256, size=file.bytes, wait=wait, within_limit=within_limit)
-            if held is None:
-                return None
-            stamp = _stamp(held.path, file)
-            if held.fetched or stamp in _CHECKED or hash_file(held.path) == (file.sha256, file.bytes):
-                _CHECKED.add(stamp)
-                return held
-            self._cache.discard(held, file.sha256)
 
 
 class OpenShards:

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunefleet.cluster.errors import StorageError
+from tunefleet.cluster.scratch import private_folder
 from tunefleet.cluster.storage import Storage, is_remote, open_storage
-from tunefleet.cluster.storages import cache
 
 UNUSED_S = 24 * 3600.0
 """A local copy of a folder that nobody has asked for in this time is removed when the next one is made."""
@@ -40,7 +40,7 @@ def local_folder(address: str, *, weights: bool = True) -> str:
         raise StorageError(f"{storage.address}: nothing there", got="no object below it", want="the files of a folder", fix="check the address")
     with ThreadPoolExecutor(_FILES_ABREAST) as pool:
         files = dict(zip(names, pool.map(storage.local, names), strict=True))
-    top = cache.private_folder("folders")
+    top = private_folder("folders")
     version = hashlib.sha256("\n".join([storage.address, *(f"{name} {path.name}" for name, path in files.items())]).encode()).hexdigest()
     target = top / version
     if not target.is_dir():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -17,13 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tunefleet.cluster.errors import StorageError
+from tunefleet.cluster.filecache import FileCache, key_of
+from tunefleet.cluster.scratch import private_folder, staging
 from tunefleet.cluster.storage import Stored, announce, check_content, chunks, hash_file, name_parts
-from tunefleet.cluster.storages import cache
 from tunefleet.cluster.storages.s3client import Client, FailedError, Patience, client, explained
 
 PART_BYTES = 16 << 20
 ABREAST = 4
 """Requests of one upload or download at a time."""
+
+KEPT_BYTES = 64 << 30
+"""Of local copies, at most, and of a quarter of the disk; what was asked for within the hour stays."""
 
 PATIENCE = Patience()
 _DELETE_KEYS = 1000
@@ -92,7 +97,7 @@ class S3:
     def staging(self, name: str) -> Path:
         """See Storage."""
         self._key(name)
-        return cache.staging()
+        return staging()
 
     def read(self, name: str, *, sha256: str | None = None, size: int | None = None) -> bytes:
         """See Storage."""
@@ -113,12 +118,8 @@ class S3:
         """See Storage."""
         head = self.head(name)
         check_content(self._path(name), head.size, str, None, size)
-        key = f"{self._path(name)}|{head.etag}|{head.size}"
-
-        def check(path: Path) -> None:
-            check_content(self._path(name), path.stat().st_size, lambda: hash_file(path)[0], sha256, head.size)
-
-        return cache.fetched(key, head.size, lambda: self._blocks(name, head), check)
+        key = key_of(self._path(name), head.etag, head.size)
+        return _objects().lend(key, self._path(name), lambda: self._blocks(name, head), size=head.size, sha256=sha256)
 
     def head(self, name: str) -> Head:
         """Size, version and age of an object."""
@@ -281,6 +282,12 @@ class S3:
         answer = self._ask(prefix, "delete what is below it", lambda s3: s3.delete_objects(Bucket=self.bucket, Delete=wanted))
         for left in answer.get("Errors", ()):
             self.delete(left["Key"][len(f"{self.prefix}/") if self.prefix else 0 :])
+
+
+def _objects() -> FileCache:
+    """Copies of objects, known by their versions, so none ever goes stale."""
+    folder = private_folder("objects")
+    return FileCache(folder, min(KEPT_BYTES, shutil.disk_usage(folder).total // 4))
 
 
 class _MissingError(StorageError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from s3server import CANARY, USERS, free_port
 
 from tunefleet.cluster.errors import OutputError, SettingsError, StorageError
 from tunefleet.cluster.lease import Lease
+from tunefleet.cluster.scratch import private_folder
 from tunefleet.cluster.storage import open_storage
-from tunefleet.cluster.storages import cache, s3client
+from tunefleet.cluster.storages import s3client
 from tunefleet.cluster.storages.s3 import S3
 from tunefleet.cluster.storages.s3client import Patience
 
@@ -27,7 +29,7 @@ IMPATIENT = replace(QUICK, attempts=8, connect_timeout_s=0.5, read_timeout_s=0.5
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -193,7 +195,7 @@ def test_a_body_that_does_not_come_whole_is_never_taken(impatient, s3_proxy, kin
     faulty = replace(impatient, patience=replace(IMPATIENT, attempts=2))
     with pytest.raises(StorageError, match="does not answer as it should"):
         faulty.local("x")
-    assert not list(cache.private_folder("objects").glob("*[!k]"))  # nothing but locks: half a copy is no copy
+    assert not list(private_folder("objects").glob("*[!k]"))  # nothing but locks: half a copy is no copy
 
 
 @pytest.mark.fault

@@ -6,6 +6,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from gangs import gang, process_of
 from processes import until
 from remotes import Remote
 
+from tunefleet.cluster import filecache
 from tunefleet.cluster.errors import StorageError
-from tunefleet.cluster.filecache import FileCache
+from tunefleet.cluster.filecache import FileCache, key_of
 
 BYTES = 1000
 
@@ -144,14 +146,43 @@ def test_a_file_that_is_not_what_was_written_is_named_and_never_kept(remote, tmp
 
 def test_a_damaged_file_is_given_up_without_waiting_for_who_uses_it(remote, tmp_path):
     file, cache = put(remote, "f"), FileCache(tmp_path / "cache")
-    user, finder = cache.hold(remote, **file), cache.hold(remote, **file)
+    user = cache.hold(remote, **file)
     mapped = np.memmap(user.path, np.uint8, "r")
-    cache.discard(finder, file["sha256"])
+    user.path.write_bytes(b"\1" * BYTES)
     again = cache.hold(remote, **file)
     assert again.fetched
-    assert mapped.tolist() == [0] * BYTES
+    assert again.path.read_bytes() == bytes(BYTES)
     assert remote.reads() == {"f": 2}
-    assert mapped.tobytes() == user.path.read_bytes()
+    assert mapped.tolist() == [1] * BYTES  # who had it mapped sees what was written there
+
+
+def lend(cache: FileCache, name: str, data: bytes, **wanted: Any) -> Path:
+    return cache.lend(key_of(name), f"far://{name}", lambda: iter([data[:10], data[10:]]), **{"size": len(data), **wanted})
+
+
+def test_what_is_lent_is_known_by_its_version_and_stays_for_a_while(tmp_path, monkeypatch):
+    cache = FileCache(tmp_path / "cache", BYTES)
+    one = lend(cache, "one", bytes(BYTES))
+    two = lend(cache, "two", b"\2" * BYTES)  # beyond the limit: the first is in use
+    assert (one.read_bytes(), two.read_bytes()) == (bytes(BYTES), b"\2" * BYTES)
+    assert lend(cache, "one", b"never asked for" * BYTES, size=BYTES) == one
+    monkeypatch.setattr(filecache, "LENT_S", -1.0)
+    lend(cache, "three", b"\3" * BYTES)
+    lend(cache, "four", b"\4" * BYTES)
+    assert cached(tmp_path / "cache") == {key_of("four")}
+
+
+def test_what_is_lent_is_checked_each_time_that_it_was_written_to(tmp_path):
+    cache, right = FileCache(tmp_path / "cache"), bytes(BYTES)
+    sha256 = hashlib.sha256(right).hexdigest()
+    lend(cache, "one", right).write_bytes(b"\1" * BYTES)
+    assert lend(cache, "one", right, sha256=sha256).read_bytes() == right
+    lend(cache, "one", right).write_bytes(b"short")
+    assert lend(cache, "one", right).read_bytes() == right
+    for wrong in (b"\1" * BYTES, right[1:], right + b"x"):
+        with pytest.raises(StorageError, match="far://two: not what was written"):
+            lend(cache, "two", wrong, sha256=sha256, size=BYTES)
+    assert cached(tmp_path / "cache") == {key_of("one")}
 
 
 @pytest.mark.parametrize("key", ["../" + "0" * 61, "0" * 63, "A" * 64, "", "/etc/passwd"])
