@@ -138,13 +138,12 @@ def _join(address: str) -> Session:
             want="the same versions of Ray and Python, and a driver on one of the cluster's nodes",
             fix="compare the versions with `tunefleet doctor` on the head, or submit the run to the cluster",
         ) from error
-    return Session(address, owned=False, dashboard=_dashboard(context))
+    return Session(address, owned=False, dashboard=page_address(context.dashboard_url))
 
 
-def _dashboard(context: Any) -> str:
-    """The address of Ray's web page; a local Ray of ours has none, and a head without ray[default] serves no page."""
-    found = str(context.dashboard_url or "")
-    return found if not found or "://" in found else f"http://{found}"
+def page_address(found: str | None) -> str:
+    """The address of Ray's dashboard as a browser wants it; a local Ray of ours has none, and a head without ray[default] serves no page."""
+    return found if found and "://" in found else f"http://{found}" if found else ""
 
 
 def _check_token(address: str) -> None:

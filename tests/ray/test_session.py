@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from processes import marked
 
-from tunefleet.cluster.session import connect, owns_cluster
+from tunefleet.cluster.session import connect, owns_cluster, page_address
 
 pytestmark = pytest.mark.ray
 
@@ -17,6 +17,10 @@ def test_a_second_connect_uses_the_session_and_leaves_it_open(ray_session):
         assert second.resources()["CPU"] == ray_session.resources()["CPU"] == 4
     assert owns_cluster()
     assert ray_session.resources()["CPU"] == 4
+
+
+def test_the_dashboards_address_can_be_opened():
+    assert [page_address(found) for found in ("127.0.0.1:8265", "https://ray.me/x", "", None)] == ["http://127.0.0.1:8265", "https://ray.me/x", "", ""]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

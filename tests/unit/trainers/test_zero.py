@@ -6,7 +6,7 @@ from toys import tiny_run
 
 from tunefleet.cluster.errors import Refusal, SettingsError
 from tunefleet.cluster.world import World
-from tunefleet.trainers.zero import deepspeed_config, effective_stage, extra_problems, offload_problems, zero_decisions
+from tunefleet.trainers.zero import deepspeed_config, effective_stage, extra_problems, offload_problems, prepare_optimizer, zero_decisions
 
 WORLD = World.single(torch.device("cpu"))
 
@@ -67,3 +67,15 @@ def test_the_hosts_optimizer_wants_something_there_to_optimize():
     (problem,) = offload_problems(tiny_run(stage=2, optimizer="cpu_adamw"))
     assert problem.what.startswith("training.optimizer")
     assert offload_problems(tiny_run(stage=2, offload="optimizer", optimizer="cpu_adamw")) == []
+
+
+def test_nothing_is_compiled_unless_asked_for_and_then_it_is_said_first(tmp_path, monkeypatch):
+    said = []
+    prepare_optimizer(tiny_run(stage=2, offload="optimizer"), said.append)
+    assert said == []
+    monkeypatch.setenv("PATH", str(tmp_path))  # no compiler
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match="cannot be compiled here") as caught:
+        prepare_optimizer(tiny_run(stage=2, offload="optimizer", optimizer="cpu_adamw"), said.append)
+    assert "compiles its CPU Adam" in said[0]
+    assert "adamw, which needs no compiler" in caught.value.fix
