@@ -195,6 +195,7 @@ def _cell(value: Any) -> str:
 
 
 def _usage(kind: str) -> str:
-    if kind == "adapter":
-        return 'from peft import AutoPeftModelForCausalLM\n\nmodel = AutoPeftModelForCausalLM.from_pretrained("PATH")'
-    return 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("PATH")'
+    package, loader = ("peft", "AutoPeftModelForCausalLM") if kind == "adapter" else ("transformers", "AutoModelForCausalLM")
+    imports = [f"from {package} import {loader}", "from transformers import AutoTokenizer"]
+    lines = [*sorted(imports), "", f'model = {loader}.from_pretrained("PATH")', 'tokenizer = AutoTokenizer.from_pretrained("PATH")']
+    return "\n".join(lines)

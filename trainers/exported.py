@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunefleet.cluster.errors import SettingsError
+from tunefleet.cluster.errors import SettingsError, nearest
 from tunefleet.cluster.storages.folders import local_folder
 
 if TYPE_CHECKING:
@@ -58,3 +58,20 @@ def read_origin(source: str) -> Mapping[str, Any] | None:
         return None
     origin: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return origin
+
+
+def refuse_missing(source: str) -> None:
+    """Raise SettingsError for what can only mean a folder here, and is none: a hub would be asked for it in vain, and for long."""
+    path = Path(source).expanduser()
+    first, _, rest = source.partition("/")
+    local = source.startswith((".", "/", "~")) or "/" in rest or (rest and Path(first).is_dir())
+    if not local or "://" in source or path.is_dir():
+        return
+    beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+    close = nearest(path.name, beside)
+    raise SettingsError(
+        f"{source}: no such folder",
+        got=f"{path.parent} holds {', '.join(beside[:8]) or 'no folder'}" if path.parent.is_dir() else f"{path.parent} is no folder",
+        want="a run's output, a checkpoint, an export, a model folder or a hub id",
+        fix=f"did you mean {path.parent / close}?" if close else "check the path; it is taken from where you are",
+    )

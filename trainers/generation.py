@@ -16,7 +16,7 @@ from tunefleet.data.examples import Message
 from tunefleet.data.layout import ANSWERS
 from tunefleet.trainers.chain import EXPORT
 from tunefleet.trainers.decoding import Drawing, Finish, Stream, continued, ends_of
-from tunefleet.trainers.exported import ADAPTER_CONFIG, ORIGIN, load_exported, read_origin
+from tunefleet.trainers.exported import ADAPTER_CONFIG, ORIGIN, load_exported, read_origin, refuse_missing
 from tunefleet.trainers.manifest import MANIFEST
 from tunefleet.trainers.objective import make_objective
 from tunefleet.trainers.run import Model
@@ -63,6 +63,7 @@ def find(source: str, *, trust_code: bool = False) -> Place:
         assert subject.storage is not None
         assert subject.ticket is not None
         return Place(f"{subject.storage.address}/{str(subject.ticket.manifest).rpartition('/')[0]}", subject)
+    refuse_missing(source)
     folder = Path(source).expanduser()
     return Place(str(folder.absolute()) if folder.is_dir() else source, None)
 

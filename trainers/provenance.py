@@ -46,7 +46,8 @@ def provenance(run: RunFile, storage: Storage, manifest: Manifest, base: str) ->
         "from": earlier[-1]["run"] if earlier else base or "random weights",
         "data_version": data.get("version", ""),
     }
-    return Provenance(own["run_id"], str(started.get("commit", commit())), started.get("versions") or versions(), data, (*earlier, own))
+    code = str(started.get("commit", "")) if started else commit()
+    return Provenance(own["run_id"], code, started.get("versions") or versions(), data, (*earlier, own))
 
 
 def parents(run: RunFile) -> list[Mapping[str, Any]]:
@@ -54,7 +55,17 @@ def parents(run: RunFile) -> list[Mapping[str, Any]]:
     adapter = adapter_to_go_on(run)
     folder = str(adapter) if adapter is not None else run.model.name_or_path
     origin = read_origin(folder) if folder else None
-    return list((origin or {}).get("lineage", ()))
+    if origin is None:
+        return []
+    alone = {
+        "run": origin["run"],
+        "run_id": "",
+        "step": origin["step"],
+        "checkpoint": origin["checkpoint"],
+        "from": origin["base"]["address"],
+        "data_version": "",
+    }
+    return list(origin.get("lineage") or [alone])  # an export of an earlier version knows only itself
 
 
 def data_of(prepared: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
 from tunefleet.trainers.evaluation.plain import PlainModel
 from tunefleet.trainers.evaluation.policy import Ticket
 from tunefleet.trainers.evaluation.rows import RowScores, score_rows
-from tunefleet.trainers.exported import ADAPTER_CONFIG, load_exported
+from tunefleet.trainers.exported import ADAPTER_CONFIG, load_exported, refuse_missing
 from tunefleet.trainers.manifest import read_manifest
 from tunefleet.trainers.objective import make_objective
 from tunefleet.trainers.output import weights_of
@@ -84,6 +84,7 @@ def find_subject(source: str | Path, run: RunFile | str | Path | None, *, trust_
         manifest = read_manifest(storage, f"{kind}/{step}/manifest.json")
         ticket = Ticket(manifest.step, manifest.name, manifest.digest)
         return Subject(_run_of(output, run, trust_code), "checkpoint", place, storage, ticket)
+    refuse_missing(place)
     if folder.is_dir() and not ((folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()):
         raise SettingsError(
             "this folder is nothing that can be evaluated",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -104,12 +105,14 @@ def chat(options: argparse.Namespace, drawing: Drawing) -> int:
 
 def answer_file(options: argparse.Namespace, drawing: Drawing) -> int:
     """Answers to a file of prompts, into a file."""
+    from tunefleet.cluster.progress import duration
     from tunefleet.trainers import promptfile
     from tunefleet.tuning.counter import Counter
 
     request = promptfile.Request(
         options.subject, options.input, options.output, drawing, options.batch_size, trust_code=options.trust_code, overwrite=options.overwrite
     )
+    began = time.monotonic()
     with Counter("generating", warm=True) as counter:
         where = promptfile.Where(options.actors, options.address)
         done = promptfile.answer_file(request, where, progress=lambda rows, of: counter.show(rows, rows, of), say=counter.say)
@@ -117,5 +120,5 @@ def answer_file(options: argparse.Namespace, drawing: Drawing) -> int:
         print_json(vars(done))
     else:
         cut = f", {done.cut:,} of them cut at {drawing.max_new_tokens} tokens" if done.cut else ""
-        remark(f"{done.rows:,} answers{cut}: {done.output}")
+        remark(f"{done.rows:,} answers in {duration(time.monotonic() - began)}{cut}: {done.output}")
     return 0

@@ -7,7 +7,7 @@ from tiny_models import ARCHITECTURES
 from tunefleet.cluster.errors import DataError, SettingsError
 from tunefleet.data.examples import Message
 from tunefleet.trainers.decoding import Drawing, Stream, before_end
-from tunefleet.trainers.generation import Generator
+from tunefleet.trainers.generation import Generator, find
 
 PENALTIES = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 2, "do_sample": True, "temperature": 0.5, "top_k": 3}
 
@@ -93,3 +93,13 @@ def test_an_answer_ends_before_its_first_end(tmp_path):
     for wrong in (Drawing(0), Drawing(4, -1.0)):
         with pytest.raises(SettingsError, match="out of range"):
             wrong.check()
+
+
+@pytest.mark.parametrize("source", ["runs/shp", "./runs/shp", "a/b/c"])
+def test_a_mistyped_folder_is_no_name_for_a_hub(tmp_path, monkeypatch, source):
+    (tmp_path / "runs" / "shop").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="no such folder") as caught:
+        find(source)
+    assert ("did you mean runs/shop?" in caught.value.fix) == ("shp" in source)
+    assert find("org/model").address == "org/model"
