@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tunefleet.cluster.metrics import finite
+from tunefleet.data.summary import Histogram, Label, Lengths, SourceSummary
 
 BEGAN = 1_790_000_000.0
 EVIL = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"></pre>'\u202e\x00"
@@ -75,10 +77,21 @@ def opening() -> list[dict[str, Any]]:
     return [
         event(0, "started", phase="starting", changed=[], machine={"cpu": "a processor", "cores": 2, "memory_gib": 8.0}, versions={"torch": "2.13.0"}),
         event(5, "decision", text="a choice that nobody made"),
-        event(6, "prepared", store="/shards/abc", fingerprint="abc" * 8, created=True, counts=COUNTS),
+        event(
+            6, "prepared", store="/shards/abc", fingerprint="abc" * 8, created=True, counts=COUNTS, report="/shards/abc/report.html", sources=[source("train")]
+        ),
         event(20, "workers_ready", phase="starting", ranks=2, device="cpu", hardware="a processor"),
         event(30, "training_started", phase="training", step=0, steps=60),
     ]
+
+
+def source(name: str) -> dict[str, Any]:
+    """What a data report says of a source, whose only label has its name too."""
+    few = Histogram((0.0, 10.0, 20.0), (40, 59))
+    tokens = Lengths(median=12, mean=11.5, p95=18, longest=20, histogram=few)
+    counts = {"rows": 100, "kept": 99, "tokens": 5000, "supervised": 2500, "lost": 40, "whole": 90, "pieces": 0, "all_cut": 0, "other_labels": 0}
+    learnt = Histogram((0.0, 0.5, 1.0), (50, 49))
+    return asdict(SourceSummary(name, held=False, files=1, needed=(30, 40), lengths=tokens, learnt=learnt, labels=(Label(name, 99),), labelled=True, **counts))
 
 
 def closing(steps: int) -> list[dict[str, Any]]:

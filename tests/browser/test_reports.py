@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browsers import Browser
-from reports import EVIL, RUN, event, opening, run_folder
+from reports import COUNTS, EVIL, RUN, event, opening, run_folder, source
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.report.write import write_report
@@ -22,8 +22,12 @@ def done(folder: Path) -> Path:
 
 
 def failed(folder: Path) -> Path:
-    events = [*opening(), event(40, "group_failed", kind="died", cause=EVIL, restart=False, reason="the budget is spent")]
-    return run_folder(folder, steps=20, done=None, events=[*events, event(50, "stopped", phase="stopped", why=EVIL)], run={**RUN, "name": EVIL})
+    """Everything that a row, a file, a worker or somebody's run file can name is hostile."""
+    prepared = event(7, "prepared", store=EVIL, fingerprint=EVIL, created=True, counts=COUNTS, report=EVIL, sources=[source(EVIL)])
+    died = event(40, "group_failed", kind="died", ranks=[1], cause=EVIL, restart=False, reason="the budget is spent", trace=EVIL)
+    events = [*opening(), prepared, died, event(50, "stopped", phase="stopped", why=EVIL)]
+    run = {**RUN, "name": EVIL, "model": {"name_or_path": EVIL}, "data": {"train": [{"path": EVIL}], "max_length": 64}, "output": EVIL}
+    return run_folder(folder, steps=20, done=None, events=events, run=run, sets=(EVIL,), samples={20: PROMPTS})
 
 
 def going(folder: Path) -> Path:

@@ -162,7 +162,8 @@ def _summary(run: Gathered) -> Iterator[tuple[str, Content]]:
     yield "batch", f"{training.get('train_batch_size')} examples a step, {micro} a forward"
     yield "learning rate", f"{training.get('learning_rate') or 'default'}, {training.get('lr_scheduler_type')}"
     yield "precision", str(training.get("precision"))
-    yield "workers", f"{scaling.get('num_workers')} {'GPU' if scaling.get('use_gpu') else 'CPU'} workers, ZeRO stage {run.section('zero').get('stage')}"
+    kind = "GPU worker" if scaling.get("use_gpu") else "CPU worker"
+    yield "workers", f"{count(int(scaling.get('num_workers') or 1), kind)}, ZeRO stage {run.section('zero').get('stage')}"
     yield "longest example", f"{run.section('data').get('max_length')} tokens"
     yield "seed", str(training.get("seed"))
     yield "output", str(run.run.get("output", ""))

@@ -90,7 +90,7 @@ def _figures(run: Gathered) -> list[Figure]:
         last = run.metrics[-1]
         losses = [y for _, y in points(run, "loss") if math.isfinite(y)]
         width = smoothing(len(losses))
-        told = [f"mean of the last {width} steps"] * (width > 1) + [f"first {short(losses[0])}"] * (len(losses) > 1)
+        told = [f"mean of the last {width} steps" if width > 1 else "of the last step", f"first {short(losses[0])}"] if len(losses) > 1 else []
         found.append(Figure("training loss", short(mean(losses[-width:])) if losses else "-", "", "; ".join(told)))
         of = f"of {quantity(where.steps)}" if where.steps and where.steps != where.step else ""
         found.append(Figure("steps", quantity(where.step), of, f"{finite(last.get('epoch')):.2g} passes over the data"))

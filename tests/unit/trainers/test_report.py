@@ -95,6 +95,22 @@ def test_the_parts_of_the_time_sum_to_the_wall_time(tmp_path: Path) -> None:
     assert sum(widths) == pytest.approx(100, abs=0.1)
 
 
+def test_the_sources_of_the_data_report_are_shown_and_those_of_another_version_are_said(tmp_path: Path) -> None:
+    run = read(run_folder(tmp_path / "out"))
+    assert [one.name for one in run.sources] == ["train"]
+    assert "tokens a row" in report(run)
+    other = [*opening(), event(7, "prepared", counts={}, sources=[{"name": "train"}])]
+    assert any("another version" in what for what in read(run_folder(tmp_path / "other", events=other)).unread)
+
+
+def test_samples_are_those_of_the_weights_that_the_verdict_is_about(tmp_path: Path) -> None:
+    best = {"step": 60, "weights": "checkpoints/step-00000030/manifest.json", "exported": None, "stopped": "no better loss"}
+    prompts = {step: [{"prompt": "p", "base": "b", "tuned": f"answer of {step}"}] for step in (30, 60)}
+    html = page(run_folder(tmp_path / "out", done=best, samples=prompts))
+    assert html.index("answer of 30") < html.index("answer of 60")
+    assert "weights of step 30" in html
+
+
 def test_every_kind_of_trouble_is_among_the_warnings(tmp_path: Path) -> None:
     trouble = [
         event(41, "step_skipped", step=7, grad_norm="nan"),
