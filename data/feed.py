@@ -91,8 +91,11 @@ class Feed:
 
 def feed_of(store: Store, data: Data, size: StepSize, seed: int) -> Feed:
     """What a run with this data section reads. Raises DataError for a store to replay that does not fit, StorageError for one that is none."""
-    own = store.split("train")
-    replayed = None if data.replay is None else replay_of(store, data.replay, data.cache)
+    return shared(store.split("train"), None if data.replay is None else replay_of(store, data.replay, data.cache), data, size, seed)
+
+
+def shared(own: Split, replayed: Split | None, data: Data, size: StepSize, seed: int) -> Feed:
+    """An epoch of these rows, as the data section shares it."""
     rows: Rows = own if replayed is None else Joined([own, replayed])
     counts = [len(source.ids) for source in own.sources]
     weights = [source.weight for source in data.train]

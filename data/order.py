@@ -138,10 +138,16 @@ class Order:
 
 def hashes(seed: int, epoch: int, purpose: int, ids: Ids) -> Hashes:
     """One uint64 an id, without collisions among the ids of one (seed, epoch, purpose). ``seed`` may be any non-negative integer below 2**64."""
+    return _splitmix64(_splitmix64(ids.astype(np.uint64)) ^ _key(seed, epoch, purpose))
+
+
+@lru_cache(maxsize=1024)
+def _key(seed: int, epoch: int, purpose: int) -> Hashes:
+    """What makes the hashes of one (seed, epoch, purpose), (1,)."""
     key = np.zeros(1, np.uint64)
     for part in (seed, epoch, purpose):
         key = _splitmix64(key ^ np.asarray([part], np.uint64))
-    return _splitmix64(_splitmix64(ids.astype(np.uint64)) ^ key)
+    return key
 
 
 def _splitmix64(values: Hashes) -> Hashes:

@@ -1,21 +1,19 @@
-"""Exactly once: whatever the number of readers, and wherever a run stops and goes on, every example of an epoch is used in one step, once."""
+"""What a rank reads: its records hold their own tokens, no micro-batch costs more than the dry run's, idle rounds weigh nothing, skipped steps are not read.
 
-import json
+That every example is used once, through kills and other numbers of workers, is in test_exactly_once.py.
+"""
+
 import random
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shardtoys import make_feed, make_store, tokens_of
+from shardtoys import make_feed, make_store
 
-from tunefleet.data.cursor import Cursor
 from tunefleet.data.packing import Limits, row_cost
 from tunefleet.data.store import Store
 from tunefleet.data.stream import Stream
-
-STORES, CASES_PER_STORE = 25, 40
 
 
 @pytest.fixture(scope="module")
@@ -50,46 +48,6 @@ def choices_of(chance: random.Random, sources: int) -> dict:
         "limits": Limits(chance.randint(1, 8), None) if by_rows else Limits(None, chance.randint(1, 200)),
         "kind": chance.choice(["bucket", "pack", "pad"]),
     }
-
-
-def used(readers: list[Stream], step: int) -> list[int]:
-    """The ids that carry loss in a step, over all ranks; checks on the way that ranks run alike and records hold their own tokens."""
-    taken = [reader.take(step) for reader in readers]
-    assert len({len(rounds) for rounds in taken}) == 1
-    assert all(r.records for rounds in taken for r in rounds)
-    records = [record for rounds in taken for r in rounds if r.real for record in r.records]
-    for record in records:
-        np.testing.assert_array_equal(record.columns["ids"], tokens_of(record.id, len(record.columns["ids"])))
-    return [record.id for record in records]
-
-
-@pytest.mark.parametrize("number", range(STORES))
-def test_every_example_is_used_as_often_as_its_share_says_through_stops_and_other_numbers_of_workers(store_of, number):
-    """1,000 cases of (rows, shards, sources, weights, window, size of a step, workers before and after, resume point)."""
-    store, chance = store_of(number), random.Random(1000 + number)
-    sources = store.split("train").sources
-    for _ in range(CASES_PER_STORE):
-        choices = choices_of(chance, len(sources))
-        before, after = (streams(store, chance.randint(1, 6), **choices) for _ in range(2))
-        shares, steps = make_feed(store, **{n: choices[n] for n in ("examples", "tokens", "weights", "seed", "mixture")}).shares, before[0].steps_per_epoch
-        epoch = chance.choice([0, 1, 7])
-        stop = chance.randint(0, steps)
-        cursor = json.loads(json.dumps(before[0].cursor(epoch * steps + stop).to_json()))
-        assert after[0].cursor(Cursor.from_json(cursor).step) == Cursor.from_json(cursor)
-        seen: Counter[int] = Counter()
-        for step in range(epoch * steps, (epoch + 1) * steps):
-            readers = before if step < epoch * steps + stop else after
-            found = used(readers, step)
-            assert sorted(found) == sorted(readers[0].ids(step).tolist())
-            assert before[-1].digest(step) == after[0].digest(step)
-            seen.update(found)
-        for share in shares:
-            often = [seen[row] for row in share.ids]
-            assert sum(often) == share.quota
-            assert max(often) - min(often) <= 1
-        if all(share.quota == len(share.ids) for share in shares):
-            assert set(seen.values()) == {1}
-            assert len(seen) == sum(len(source.ids) for source in sources)
 
 
 @pytest.mark.parametrize("number", range(5))
