@@ -62,6 +62,10 @@ class Rows(Protocol):
         """The rows with these ids, in their order."""
         ...
 
+    def pick(self, ids: npt.NDArray[np.int64]) -> Sequence[Record]:
+        """The same; they may be read only when they are asked for."""
+        ...
+
 
 @dataclass(frozen=True)
 class Share:
@@ -179,6 +183,10 @@ class Joined:
             first = self._ends[number] - self.splits[number].rows
             found.append(Record(row, self.splits[number].record(row - first).columns))
         return found
+
+    def pick(self, ids: npt.NDArray[np.int64]) -> list[Record]:
+        """See Rows."""
+        return self.records(ids.tolist())
 
 
 class _JoinedShards:

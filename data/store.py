@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from tunefleet.cluster.errors import DataError, StorageError, nearest
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.data.layout import Record
+from tunefleet.data.picked import Picked
 from tunefleet.data.settings import Cache
 from tunefleet.data.shards import INDEX, LENGTH, Index, SplitIndex
 from tunefleet.data.storefiles import Files, OpenShards
@@ -96,6 +97,23 @@ class Split:
     def records(self, rows: Iterable[int]) -> list[Record]:
         """The rows with these ids, in their order."""
         return [self.record(row) for row in rows]
+
+    def pick(self, ids: npt.NDArray[np.int64]) -> Picked:
+        """The same, but read when they are asked for."""
+        return Picked(self, ids)
+
+    def places(self, ids: npt.NDArray[np.int64], column: str) -> list[tuple[Any, Any, Any, Any]]:
+        """Where a column of these rows stands. See picked.Readable."""
+        import numpy as np
+
+        numbers = np.searchsorted(self._ends, ids, side="right")
+        found = []
+        for number in np.flatnonzero(np.bincount(numbers)).tolist():
+            mine = np.flatnonzero(numbers == number)
+            inside = ids[mine] - (self._ends[number] - self.shard_rows[number])
+            values, offsets = next((values, offsets) for name, values, offsets in self.shards(number) if name == column)
+            found.append((mine, values, offsets[inside], offsets[inside + 1]))
+        return found
 
     def verify(self) -> None:
         """Check every file now. Raises StorageError, naming the first that is not what was written."""

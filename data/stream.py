@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Round:
     """The records of one micro-batch. ``real`` False: one that only keeps the ranks in step, and must weigh nothing."""
 
-    records: list[Record]
+    records: Sequence[Record]
     real: bool
 
 
@@ -65,7 +66,7 @@ class Stream:
         lengths = self.rows.lengths[ids].astype(np.int64)
         division = divide(lengths, self.ranks, kind=self.kind, rows=self.limits.rows, tokens=self.limits.tokens)
         idle = [int(np.argmin(lengths))]  # the cheapest record of the step
-        return [Round(self.rows.records(ids[part or idle].tolist()), real=bool(part)) for part in division[self.rank]]
+        return [Round(self.rows.pick(ids[part or idle]), real=bool(part)) for part in division[self.rank]]
 
     def ids(self, step: int) -> Ids:
         """The examples of a step, over all ranks, in their order."""

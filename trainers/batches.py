@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tunefleet.data.layout import Record
+from tunefleet.data.picked import padded
 
 if TYPE_CHECKING:
     from tunefleet.trainers.objective import Batch
@@ -19,15 +20,13 @@ def token_batch(records: Sequence[Record], pad_id: int) -> Batch:
     """Rows of ``ids`` and ``supervised`` as right-padded (B, T) int64 tensors, labels shifted so that position t holds the target t + 1."""
     import torch
 
-    size = (len(records), max(len(r.columns["ids"]) for r in records))
-    ids, labels = np.full(size, pad_id, np.int64), np.full(size, IGNORED, np.int64)
-    attention = np.zeros(size, np.int64)
-    for row, record in enumerate(records):
-        tokens, supervised = record.columns["ids"], record.columns["supervised"]
-        ids[row, : len(tokens)] = tokens
-        attention[row, : len(tokens)] = 1
-        labels[row, : len(tokens) - 1] = np.where(supervised[1:], tokens[1:], IGNORED)
-    positions = np.broadcast_to(np.arange(size[1]), size).copy()
+    ids, lengths = padded(records, "ids", pad_id)
+    supervised, _ = padded(records, "supervised", 0)
+    labels = np.full_like(ids, IGNORED)
+    labels[:, :-1] = np.where(supervised[:, 1:] > 0, ids[:, 1:], IGNORED)
+    columns = np.arange(ids.shape[1])
+    attention = (columns < lengths[:, None]).astype(np.int64)
+    positions = np.broadcast_to(columns, ids.shape).copy()
     arrays = {"input_ids": ids, "attention_mask": attention, "position_ids": positions, "labels": labels}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

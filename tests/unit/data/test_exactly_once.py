@@ -47,8 +47,8 @@ class Table:
     def record(self, row: int) -> Record:
         return Record(row, {})
 
-    def records(self, rows: list[int]) -> list[Record]:
-        return [Record(row, {}) for row in rows]
+    def pick(self, ids: np.ndarray) -> list[Record]:
+        return [Record(row, {}) for row in ids.tolist()]
 
 
 @dataclass(frozen=True)
