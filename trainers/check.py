@@ -20,7 +20,7 @@ from tunefleet.cluster.plugins import plugin
 from tunefleet.cluster.settings import Checked
 from tunefleet.cluster.storage import is_remote, open_storage
 from tunefleet.cluster.storages.folders import has_file, local_folder
-from tunefleet.trainers.run import METRICS, TRACKERS, Lora, Model, RunFile
+from tunefleet.trainers.run import TRACKERS, Lora, Model, RunFile
 
 Checks = tuple[tuple[tuple[str, ...], Callable[["Subject"], Iterator[RequestError]]], ...]
 PACKED_PEFT = {"full", "lora"}  # prompt and prefix tuning ignore positions: rows that lie end to end would see each other
@@ -249,22 +249,21 @@ def _schedule(subject: Subject) -> Iterator[RequestError]:
 
 def _metrics(subject: Subject) -> Iterator[RequestError]:
     """Metrics that do not exist, and early stopping by one that is not computed or the wrong way round."""
+    from tunefleet.trainers.evaluation.metric import make_metrics
+
     settings = subject.run.evaluation
-    better: dict[str, str] = {}
-    for i, name in enumerate(dict.fromkeys(settings.metrics)):
-        try:
-            better[name] = plugin(METRICS, name).better
-        except SettingsError as error:
-            yield _at(f"evaluation.metrics.{i}", error)
+    try:
+        metrics = make_metrics(settings.metrics)
+    except SettingsError as error:
+        yield error
+        return
     metric, mode = settings.early_stopping_metric, settings.early_stopping_mode
-    if len(better) < len(set(settings.metrics)):
-        return  # one of those that do not exist may have been meant
-    if metric not in settings.metrics:
-        got, want = f"{metric}, with evaluation.metrics: {settings.metrics}", f"one of {', '.join(settings.metrics) or 'evaluation.metrics, which is empty'}"
+    if metric not in metrics:
+        got, want = f"{metric}, with evaluation.metrics: {list(metrics)}", f"one of {', '.join(metrics) or 'evaluation.metrics, which is empty'}"
         yield SettingsError("evaluation.early_stopping_metric: is not computed", got=got, want=want, fix=f"add {metric} to evaluation.metrics, or name another")
-    elif better.get(metric, mode) != mode:
-        fix = f"set evaluation.early_stopping_mode to {better[metric]}"
-        yield SettingsError(f"evaluation.early_stopping_mode: {metric} is better the other way", got=mode, want=better[metric], fix=fix)
+    elif metrics[metric].better != mode:
+        fix = f"set evaluation.early_stopping_mode to {metrics[metric].better}"
+        yield SettingsError(f"evaluation.early_stopping_mode: {metric} is better the other way", got=mode, want=metrics[metric].better, fix=fix)
 
 
 def _trackers(subject: Subject) -> Iterator[RequestError]:

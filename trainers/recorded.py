@@ -38,9 +38,8 @@ def code_of(value: Any) -> Iterator[str]:
         yield "model.trust_remote_code: true"
     objective = _section(value, "objective").get("kind", value.get("objective") if isinstance(value, dict) else None)
     named = [("objective.kind", objective)]
-    named += [(f"evaluation.metrics.{i}", metric) for i, metric in enumerate(_items(evaluation.get("metrics")))]
-    trackers = [tracker.get("kind") if isinstance(tracker, dict) else tracker for tracker in _items(logging.get("trackers"))]
-    named += [(f"logging.trackers.{i}.kind", tracker) for i, tracker in enumerate(trackers)]
+    for key, items in (("evaluation.metrics", evaluation.get("metrics")), ("logging.trackers", logging.get("trackers"))):
+        named += [(f"{key}.{i}.kind", item.get("kind") if isinstance(item, dict) else item) for i, item in enumerate(_items(items))]
     for side in ("train", "holdout"):
         sources = [(f"data.{side}.{i}", source) for i, source in enumerate(_items(data.get(side))) if isinstance(source, dict)]
         named += [(f"{place}.{key}", source.get(key)) for place, source in sources for key in ("kind", "format")]

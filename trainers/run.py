@@ -210,11 +210,21 @@ class Samples(Settings):
     max_new_tokens: PositiveInt = Field(default=64, description="most tokens of an answer, which is greedy")
 
 
+class Answers(Settings):
+    """Greedy answers to held-out rows, where a metric reads them."""
+
+    rows: PositiveInt | None = Field(default=200, description="rows that are answered, from all over the held-out ones; null for all")
+    max_new_tokens: PositiveInt = Field(default=256, description="most tokens of an answer")
+
+
 class Evaluation(Settings):
     """Held-out evaluation against the base model."""
 
     every_steps: PositiveInt | None = Field(default=50, description="steps between evaluations; null only at the end")
-    metrics: list[str] = Field(default=["loss"], description="metrics on the held-out rows")
+    metrics: list[Annotated[Settings, Plugin(METRICS)]] = Field(
+        default=[{"kind": "loss"}], validate_default=True, description="metrics on the held-out rows, of tokens or of answers: loss, rouge, exact_match, ..."
+    )
+    answers: Answers = Field(default=Answers(), description="what is generated for metrics of answers")
     placement: Literal["auto", "actors", "inline"] = Field(
         default="auto", description="actors beside the training, or inline between steps; auto takes actors where there is room"
     )
@@ -266,7 +276,7 @@ class RunFile(Settings):
     parallel: Parallel = Field(default=Parallel(), description="further axes of the mesh")
     scaling: Scaling = Field(default=Scaling(), description="workers")
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="checkpoints")
-    evaluation: Evaluation = Field(default=Evaluation(), description="held-out evaluation")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="held-out evaluation")
     logging: Logging = Field(default=Logging(), description="what is said")
     failures: Failures = Field(default=Failures(), description="failure budgets")
     export: Export = Field(default=Export(), description="what is written for others to load")

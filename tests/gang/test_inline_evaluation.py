@@ -14,6 +14,7 @@ from tunefleet.trainers.evaluation.heldout import HeldOut
 from tunefleet.trainers.evaluation.inline import Inline, Trained
 from tunefleet.trainers.evaluation.watch import EvaluationWatch
 from tunefleet.trainers.objectives.sft import Sft
+from tunefleet.trainers.run import Evaluation
 
 pytestmark = pytest.mark.gang
 HELD = HeldOut(random_rows(9, vocabulary=VOCABULARY), {"first": np.arange(4), "rest": np.arange(4, 9)}, "rows")
@@ -34,7 +35,7 @@ def train(folder, stage, evaluates=True):
 
     world, events = World.join(), []
     run = tiny_run(stage=stage)
-    run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"every_steps": 2, "metrics": METRICS, "batch_size": 2})})
+    run = run.model_copy(update={"evaluation": Evaluation.model_validate({"every_steps": 2, "metrics": METRICS, "batch_size": 2})})
     module = TokenScorer(tiny_llama()).train()
     engine = Engine(module, run, world)
     watch = make_watch(run, world, Trained(engine.scorer, engine.deepspeed, Sft(Sft.Config(), 0)), folder, events)

@@ -1,4 +1,4 @@
-"""Samples: the same greedy answers wherever they are generated, the base asked once, and a training that does not notice."""
+"""Samples and answers for metrics: the same greedy texts wherever they are generated, the base asked once, and a training that does not notice."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from runs import curve, events, make_stage, small_run, train_on_gang
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.data.store import Store
+from tunefleet.trainers.evaluation.files import read_results
 from tunefleet.trainers.evaluation.heldout import held_out
 from tunefleet.trainers.evaluation.plain import Examiner
 from tunefleet.trainers.evaluation.samples import drop_samples_after, make_sampler
@@ -20,11 +21,25 @@ WANTED = {"number": 3, "max_new_tokens": 6}
 
 
 def evaluation(**samples):
-    return {"every_steps": 4, "placement": "inline", "bootstrap": 20, "samples": {**WANTED, **samples}}
+    metrics = ["loss", {"kind": "rouge", "variant": "1"}, "exact_match", {"kind": "matches", "name": "speaks", "pattern": "(?s).+"}]
+    return {
+        "every_steps": 4,
+        "placement": "inline",
+        "bootstrap": 20,
+        "batch_size": 3,
+        "samples": {**WANTED, **samples},
+        "metrics": metrics,
+        "answers": {"rows": 5, "max_new_tokens": 4},
+    }
 
 
 def asking(run, **samples):
     return RunFile.model_validate({**run.model_dump(), "evaluation": evaluation(**samples)})
+
+
+def numbers(run):
+    """What evaluations found, without times and digests."""
+    return [{key: content[key] for key in ("step", "rows", "tuned", "base", "difference", "sets")} for content in read_results(open_storage(run.output))]
 
 
 def samples(run, step):
@@ -60,6 +75,19 @@ def test_ranks_give_the_answers_that_one_gives_at_every_stage(alone, tmp_path, r
     train_on_gang(run)
     assert samples(run, 4) == samples(alone, 4)
     assert samples(run, 8) == samples(alone, 8)
+    for here, there in zip(numbers(run), numbers(alone), strict=True):
+        for side in ("tuned", "base"):
+            assert {**here[side], "loss": 0} == {**there[side], "loss": 0}
+            assert here[side]["loss"] == pytest.approx(there[side]["loss"], rel=1e-5)
+
+
+def test_metrics_of_answers_stand_beside_the_loss_with_intervals(alone):
+    first, last = numbers(alone)
+    assert set(last["tuned"]) == {"loss", "rouge", "exact_match", "speaks"}
+    assert first["base"] == last["base"]
+    assert 0 <= last["sets"]["holdout"]["tuned"]["rouge"]["low"] <= last["tuned"]["rouge"] <= last["sets"]["holdout"]["tuned"]["rouge"]["high"] <= 1
+    kept = json.loads(open_storage(alone.output).read("evaluation/base.json"))["scores"]["texts"]
+    assert sum(answer is not None for answer in kept["answer"]) == min(5, last["rows"])
 
 
 def test_training_does_not_notice_that_it_was_sampled(tmp_path):
@@ -81,15 +109,18 @@ def examined(run, stage):
     examiner.base_samples()
     found = []
     for step in (4, 8):
-        examiner.tuned_share(f"{folder_of(step)}/manifest.json", 0, 1)
-        found.append({"step": step, "prompts": examiner.tuned_samples()})
+        base = [examiner.base_share(i, 3) for i in range(3)]
+        tuned = [examiner.tuned_share(f"{folder_of(step)}/manifest.json", i, 3) for i in range(3)]
+        found.append(({"step": step, "prompts": examiner.tuned_samples()}, examiner.compare(tuned, base)))
     return found
 
 
-def test_an_actor_generates_from_snapshots_what_the_ranks_generate(alone):
+def test_three_actors_generate_and_measure_from_snapshots_what_the_ranks_do(alone):
     stage = make_stage(alone).to_json()
-    kept = [samples(alone, 4), samples(alone, 8)]
-    assert gang(1, examined, alone, stage)[0] == kept
+    kept, measured = [samples(alone, 4), samples(alone, 8)], numbers(alone)
+    found = gang(1, examined, alone, stage)[0]
+    assert [texts for texts, _ in found] == kept
+    assert [compared for _, compared in found] == [{key: value for key, value in content.items() if key != "step"} for content in measured]
 
 
 def test_own_prompts_are_asked_through_the_template_and_rows_that_leave_no_room_are_passed_over(alone, tmp_path):

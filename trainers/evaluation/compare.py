@@ -1,6 +1,6 @@
 """Tuned against base on the same rows, with 95% percentile bootstrap intervals over rows. Source: Efron 1979; paired, as both are scored on one draw.
 
-Shape letters: R rows, S resamples, K columns (a sum or a count of one metric of one model).
+Shape letters: R rows, S resamples, K columns (the statistics of all metrics, of the tuned model and of its base).
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ def compare(
 
 def totals(rows: RowScores, metrics: Mapping[str, Metric]) -> dict[str, float | None]:
     """Every metric over all rows; None for what is not finite."""
-    found = {name: [part.sum(keepdims=True) for part in metric.parts(rows)] for name, metric in metrics.items()}
-    values = {name: _value(metrics[name], total, count)[0] for name, (total, count) in found.items()}
+    values = {name: metric.value(metric.statistics(rows).sum(0, keepdims=True))[0] for name, metric in metrics.items()}
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
@@ -74,27 +73,19 @@ def _one_set(name: str, tuned: RowScores, base: RowScores, metrics: Mapping[str,
             want="at least one token to score",
             fix="set data.quality.unsupervised to error to see which rows these are",
         )
-    columns = [column for metric in metrics.values() for rows in (tuned, base) for column in metric.parts(rows)]
-    columns_RK = np.stack(columns, axis=1)
-    whole_K, drawn_SK = columns_RK.sum(0), resampled_totals(columns_RK, resamples, seed)
+    parts = [metric.statistics(rows) for metric in metrics.values() for rows in (tuned, base)]
+    columns_RK, ends = np.concatenate(parts, axis=1), np.cumsum([part.shape[1] for part in parts])[:-1]
+    whole = np.split(columns_RK.sum(0, keepdims=True), ends, axis=1)
+    drawn = np.split(resampled_totals(columns_RK, resamples, seed), ends, axis=1)
     result: dict[str, Any] = {"rows": len(tuned.ids), "tokens": tokens, "tuned": {}, "base": {}, "difference": {}}
     for i, (key, metric) in enumerate(metrics.items()):
-        values, draws = [], []
-        for j in (4 * i, 4 * i + 2):
-            values.append(_value(metric, whole_K[j : j + 1], whole_K[j + 1 : j + 2])[0])
-            draws.append(_value(metric, drawn_SK[:, j], drawn_SK[:, j + 1]))
+        values = [metric.value(whole[j])[0] for j in (2 * i, 2 * i + 1)]
+        draws = [metric.value(drawn[j]) for j in (2 * i, 2 * i + 1)]
         result["tuned"][key] = interval(values[0], draws[0])
         result["base"][key] = interval(values[1], draws[1])
         with np.errstate(invalid="ignore"):  # inf - inf, of two models that both diverged
             result["difference"][key] = interval(values[0] - values[1], draws[0] - draws[1])
     return result
-
-
-def _value(metric: Metric, total: Floats, count: Floats) -> Floats:
-    """The metric, NaN where a resample drew only rows that count nothing."""
-    some = count > 0
-    values = np.asarray(metric.value(np.where(some, total, 0.0), np.where(some, count, 1.0)), np.float64)
-    return np.where(some, values, np.nan)
 
 
 def interval(value: Any, draws_S: Floats) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tunefleet.cluster.errors import StorageError
@@ -54,9 +54,10 @@ def drop_after(storage: Storage, step: int) -> list[int]:
 
 
 def base_key(run: RunFile, fingerprint: str) -> str:
-    """What the base model's scores depend on: the model, how it is computed, what an example is, and the held-out rows."""
+    """What the base model's scores and answers depend on: the model, how it is computed and asked, what an example is, and the held-out rows."""
     model = run.model.model_dump(mode="json", exclude={"attn_implementation"})
-    parts = [model, run.training.precision, run.training.seed, run.objective.model_dump(mode="json"), fingerprint]
+    asked = [run.evaluation.answers.model_dump(), run.data.chat_template]
+    parts = [model, run.training.precision, run.training.seed, run.objective.model_dump(mode="json"), asked, fingerprint]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -65,14 +66,15 @@ def write_base(storage: Storage, key: str, rows: RowScores, values: Mapping[str,
     storage.put(BASE, _encode({"version": VERSION, "key": key, "rows": len(rows.ids), "base": dict(values), "scores": rows.to_json()}))
 
 
-def read_base(storage: Storage, key: str, *, correct: bool) -> RowScores | None:
-    """The base model's scores, or None when there are none for this key, or none with the greedy hits that are asked for."""
+def read_base(storage: Storage, key: str, needs: Collection[str]) -> RowScores | None:
+    """The base model's scores, or None when there are none for this key, or none with all that metrics need."""
     if not storage.exists(BASE):
         return None
     content = _decode(storage, BASE)
-    if content.get("version") != VERSION or content.get("key") != key or (correct and "correct" not in content["scores"]["sums"]):
+    if content.get("version") != VERSION or content.get("key") != key:
         return None
-    return RowScores.from_json(content["scores"])
+    kept = RowScores.from_json(content["scores"])
+    return kept if kept.holds(needs) else None
 
 
 def digest(storage: Storage, manifest: str) -> str:

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tunefleet.trainers.evaluation.answers import make_answers
 from tunefleet.trainers.evaluation.compare import compare, totals
 from tunefleet.trainers.evaluation.files import read_base, write_base
-from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
+from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.outcome import OnEvent, Outcome
 from tunefleet.trainers.evaluation.policy import Ticket
-from tunefleet.trainers.evaluation.rows import RowScores, merge, score_rows, score_share, shares
+from tunefleet.trainers.evaluation.rows import RowScores, merge, score_share, shares
 from tunefleet.trainers.evaluation.samples import keep_base, kept_base
 from tunefleet.trainers.zero import effective_stage
 
@@ -53,7 +54,8 @@ class Inline:
         self.run, self.trained, self.held, self.world, self.storage, self.on_event = run, trained, held, world, storage, on_event
         self.key = held.key(run)
         self.metrics = make_metrics(run.evaluation.metrics)
-        self.correct = needs_correct(self.metrics)
+        self.needs = needs(self.metrics)
+        self.answers = make_answers(run, held.split, self.needs)
         self._base: RowScores | None = None
         self._outcomes: list[Outcome] = []
 
@@ -63,7 +65,7 @@ class Inline:
         A run that resumes and never kept them scores a base of its own on rank 0, while the others wait: said as an event.
         """
         self._ask_base(step)
-        self._base = read_base(self.storage, self.key, correct=self.correct) if self.world.main else None
+        self._base = read_base(self.storage, self.key, self.needs) if self.world.main else None
         if self.world.broadcast(self._base is not None):
             return
         scored = self._score() if step == 0 else self._apart(step)
@@ -133,9 +135,14 @@ class Inline:
 
     def _score(self) -> RowScores:
         """All rows, scored by all ranks with the weights as they are; on every rank."""
-        share = shares(self.held.split.lengths, self.run.evaluation.batch_size, self.world.size)[self.world.rank]
-        with _evaluating(self.trained.module):
-            own = score_share(self.trained.scorer, self.held.split, share, self.trained.objective, device=self.world.device, correct=self.correct)
+        world, trained = self.world, self.trained
+        divided = shares(self.held.split.lengths, self.run.evaluation.batch_size, world.size)
+        with _evaluating(trained.module):
+            share = divided[world.rank]
+            own = score_share(trained.scorer, self.held.split, share, trained.objective, device=world.device, correct="correct" in self.needs)
+            if self.answers is not None:
+                together = effective_stage(self.run) == 3 and world.size > 1
+                own = self.answers.add(own, trained.model, divided, world.rank, world.device, together=together)
         return merge([RowScores.from_json(part) for part in self.world.gather(own.to_json())])
 
     def _apart(self, step: int) -> RowScores | None:
@@ -145,8 +152,10 @@ class Inline:
 
             self.on_event("base_scored_apart", {"step": step, "why": "no scores of the base model were kept, and the weights are trained already"})
             model = PlainModel.base(self.run, self.world.device)
-            rows, size = self.held.split, self.run.evaluation.batch_size
-            found = score_rows(model.scorer, rows, self.trained.objective, batch_size=size, device=self.world.device, correct=self.correct)
+            divided, device = shares(self.held.split.lengths, self.run.evaluation.batch_size, 1), self.world.device
+            found = score_share(model.scorer, self.held.split, divided[0], self.trained.objective, device=device, correct="correct" in self.needs)
+            if self.answers is not None:
+                found = self.answers.add(found, model.model, divided, 0, device)
         self.world.barrier()
         return found
 

@@ -1,36 +1,84 @@
-"""What a metric is: a sum and a count of every row, and a value of their totals. One metric a file in metrics/, found by name."""
+"""What a metric is: statistics of every row that may be summed, and a value of their totals. One metric a file in metrics/, found by name.
+
+Shape letters: R rows, K statistics of a metric, S totals (the whole, or one of each resample).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import ClassVar, Literal, Protocol
 
+import numpy as np
+from pydantic import Field
+
+from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.plugins import plugin
-from tunefleet.trainers.evaluation.rows import Floats, RowScores
+from tunefleet.cluster.settings import Settings
+from tunefleet.trainers.evaluation.rows import ANSWER, REFERENCE, Floats, RowScores
 from tunefleet.trainers.run import METRICS
 
 
 class Metric(Protocol):
-    """Sums cross processes and resamples; only ``value`` divides. So no metric is a mean of means."""
+    """Totals cross processes and resamples; only ``value`` divides. So no metric is a mean of means, and none depends on how rows were shared out."""
 
     better: ClassVar[Literal["min", "max"]]
     reads: ClassVar[tuple[str, ...]]
 
-    def parts(self, rows: RowScores) -> tuple[Floats, Floats]:
-        """The sum and the count of every row, (R,) each, out of ``rows.sums``."""
+    def statistics(self, rows: RowScores) -> Floats:
+        """What is summed over rows, (R, K), out of what the metric reads: ``rows.sums``, or ``rows.texts``."""
         ...
 
-    def value(self, total: Floats, count: Floats) -> Floats:
-        """The metric of totals over rows, elementwise; a count is never zero."""
+    def value(self, totals_SK: Floats) -> Floats:
+        """The metric of totals, (S,); NaN where they count nothing."""
         ...
 
 
-def make_metrics(names: Sequence[str]) -> dict[str, Metric]:
-    """The metrics of ``evaluation.metrics``. Raises SettingsError, with the nearest name, for one that does not exist."""
-    kinds = {name: plugin(METRICS, name) for name in names}
-    return {name: kind(kind.Config()) for name, kind in kinds.items()}
+class Named(Settings):
+    """The settings that metrics of one kind need to stand beside each other."""
+
+    name: str = Field(default="", description="what its results are called; its kind where empty")
 
 
-def needs_correct(metrics: Mapping[str, Metric]) -> bool:
-    """Whether any metric reads the greedy hits, which cost an argmax over the vocabulary."""
-    return any("correct" in metric.reads for metric in metrics.values())
+def make_metrics(wanted: Sequence[Settings]) -> dict[str, Metric]:
+    """The metrics of ``evaluation.metrics`` by name. Raises SettingsError for two of one name."""
+    found: dict[str, Metric] = {}
+    for settings in wanted:
+        name = result_name(vars(settings))
+        if name in found:
+            raise SettingsError("evaluation.metrics: a name stands twice", got=name, want="a name for each", fix="give one of them a name: of its own")
+        found[name] = plugin(METRICS, vars(settings)["kind"])(settings)
+    return found
+
+
+def result_name(settings: Mapping[str, object]) -> str:
+    """What the results of a metric with these settings are called."""
+    return str(settings.get("name") or settings["kind"])
+
+
+def needs(metrics: Mapping[str, Metric]) -> frozenset[str]:
+    """All that is read of a row: what nobody reads is not computed (greedy hits cost an argmax over the vocabulary, answers a generation)."""
+    return frozenset(name for metric in metrics.values() for name in metric.reads)
+
+
+def ratio(totals_S2: Floats) -> Floats:
+    """A sum by a count, NaN where the count is zero."""
+    total, count = totals_S2[:, 0], totals_S2[:, 1]
+    found: Floats = np.divide(total, count, out=np.full(len(totals_S2), np.nan), where=count > 0)
+    return found
+
+
+def of_answers(rows: RowScores, score: Callable[[str, str], Sequence[float]], width: int) -> Floats:
+    """``score(answer, reference)`` of every row that was answered, (R, width); zeros for the others."""
+    found = np.zeros((len(rows.ids), width))
+    for row, (answer, reference) in enumerate(zip(rows.texts[ANSWER], rows.texts[REFERENCE], strict=True)):
+        if answer is not None and reference is not None:
+            found[row] = score(answer, reference)
+    return found
+
+
+def installed(package: str) -> None:
+    """Raises SettingsError where a metric's library is missing."""
+    if find_spec(package) is None:
+        want = "the package on driver, workers and actors"
+        raise SettingsError(f"evaluation.metrics: {package} is not installed", got="a metric that needs it", want=want, fix="install tunefleet[metrics]")

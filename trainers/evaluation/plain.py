@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import CheckpointError
 from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.trainers.evaluation.answers import make_answers
 from tunefleet.trainers.evaluation.compare import compare
 from tunefleet.trainers.evaluation.files import read_base, write_base
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
-from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
+from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.rows import RowScores, Share, merge, score_share, shares
 from tunefleet.trainers.evaluation.samples import Sampler, keep_base, kept_base, make_sampler
 from tunefleet.trainers.objective import make_objective
@@ -27,7 +28,8 @@ class Examiner:
         self.run, self.held, self.storage, self.device = run, held, storage, device
         self.objective = make_objective(run.objective, pad_id)
         self.metrics = make_metrics(run.evaluation.metrics)
-        self.key, self.correct = held.key(run), needs_correct(self.metrics)
+        self.key, self.needs = held.key(run), needs(self.metrics)
+        self.answers = make_answers(run, held.split, self.needs)
         self._model = PlainModel.base(self.run, device)
         self._base: dict[tuple[int, int], RowScores] = {}
         self._trained, self._kept = False, False
@@ -48,9 +50,9 @@ class Examiner:
     def base_share(self, index: int, count: int) -> RowScores:
         """The base model's scores of one share: from the run's output where they were kept, else scored now."""
         if (index, count) not in self._base:
-            kept = read_base(self.storage, self.key, correct=self.correct)
+            kept = read_base(self.storage, self.key, self.needs)
             self._kept = kept is not None
-            self._base[index, count] = kept.select(self._share(index, count).ids()) if kept else self._score_base(index, count)
+            self._base[index, count] = kept.select(self._shares(count)[index].ids()) if kept else self._score_base(index, count)
         return self._base[index, count]
 
     def tuned_share(self, manifest: str, index: int, count: int) -> RowScores:
@@ -92,10 +94,12 @@ class Examiner:
         return self._score(index, count)
 
     def _score(self, index: int, count: int) -> RowScores:
-        return score_share(self._model.scorer, self.held.split, self._share(index, count), self.objective, device=self.device, correct=self.correct)
+        divided, correct = self._shares(count), "correct" in self.needs
+        scores = score_share(self._model.scorer, self.held.split, divided[index], self.objective, device=self.device, correct=correct)
+        return scores if self.answers is None else self.answers.add(scores, self._model.model, divided, index, self.device)
 
-    def _share(self, index: int, count: int) -> Share:
-        return shares(self.held.split.lengths, self.run.evaluation.batch_size, count)[index]
+    def _shares(self, count: int) -> list[Share]:
+        return shares(self.held.split.lengths, self.run.evaluation.batch_size, count)
 
 
 class PlainModel:

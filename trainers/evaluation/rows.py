@@ -1,10 +1,13 @@
-"""Sums over the tokens of every held-out row: what all metrics are made of. Shape letters: R rows, B rows of a batch, T tokens."""
+"""What is known of every held-out row: sums over its tokens and the answer to its prompt. All metrics are made of these.
+
+Shape letters: R rows, B rows of a batch, T tokens.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,35 +23,44 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 PARTS = ("nll", "tokens", "correct")
+ANSWER, REFERENCE = "answer", "reference"
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """What was summed over each row.
+    """What was summed over each row, and what was said to it.
 
     ``ids`` (R,) are positions in the split, ascending. ``sums`` are (R,) each: ``nll`` the negative log-likelihood of the supervised tokens in
-    nats, ``tokens`` their number, and ``correct`` how many of them were the model's first choice (only when it was asked for).
+    nats, ``tokens`` their number, and ``correct`` how many of them were the model's first choice (only when it was asked for). ``texts`` are
+    R each: the ``answer`` that was generated and the row's own, its ``reference``; None for a row that was not asked.
     """
 
     ids: Ids
     sums: Mapping[str, Floats]
+    texts: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
     def select(self, ids: Ids) -> RowScores:
         """The rows of these ids, which must all be there, in ascending order."""
         wanted = np.sort(ids)
         where = np.searchsorted(self.ids, wanted)
         assert np.array_equal(self.ids[np.minimum(where, len(self.ids) - 1)] if len(wanted) else wanted, wanted), "a row was not scored"
-        return RowScores(wanted, {name: values[where] for name, values in self.sums.items()})
+        texts = {name: [values[i] for i in where.tolist()] for name, values in self.texts.items()}
+        return RowScores(wanted, {name: values[where] for name, values in self.sums.items()}, texts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists; a float survives JSON exactly, and what is not finite is None."""
         sums = {name: [v if math.isfinite(v) else None for v in values.tolist()] for name, values in self.sums.items()}
-        return {"ids": self.ids.tolist(), "sums": sums}
+        return {"ids": self.ids.tolist(), "sums": sums, "texts": {name: list(values) for name, values in self.texts.items()}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RowScores:
         """The inverse of ``to_json``, with NaN for what was not finite."""
-        return cls(np.asarray(value["ids"], np.int64), {name: np.asarray(v, np.float64) for name, v in value["sums"].items()})
+        sums = {name: np.asarray(v, np.float64) for name, v in value["sums"].items()}
+        return cls(np.asarray(value["ids"], np.int64), sums, value["texts"])
+
+    def holds(self, wanted: Collection[str]) -> bool:
+        """Whether all of these are known."""
+        return all(name in self.sums or name in self.texts for name in wanted)
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,10 @@ def merge(parts: Sequence[RowScores]) -> RowScores:
     order = np.argsort(ids, kind="stable")
     assert len(np.unique(ids)) == len(ids), "a row was scored twice"
     names = [name for name in PARTS if all(name in part.sums for part in parts)]
-    return RowScores(ids[order], {name: np.concatenate([part.sums[name] for part in parts])[order] for name in names})
+    sums = {name: np.concatenate([part.sums[name] for part in parts])[order] for name in names}
+    said = [name for name in (ANSWER, REFERENCE) if all(name in part.texts for part in parts)]
+    texts = {name: [text for part in parts for text in part.texts[name]] for name in said}
+    return RowScores(ids[order], sums, {name: [values[i] for i in order.tolist()] for name, values in texts.items()})
 
 
 def empty(*, correct: bool) -> RowScores:

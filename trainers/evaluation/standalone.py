@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from tunefleet.cluster.errors import Refusal, SettingsError
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.cluster.storages.folders import has_file
+from tunefleet.trainers.evaluation.answers import make_answers
 from tunefleet.trainers.evaluation.compare import compare
 from tunefleet.trainers.evaluation.files import read_base, result
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
-from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
+from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.plain import PlainModel
 from tunefleet.trainers.evaluation.policy import Ticket
-from tunefleet.trainers.evaluation.rows import RowScores, score_rows
+from tunefleet.trainers.evaluation.rows import RowScores, score_share, shares
 from tunefleet.trainers.exported import ADAPTER_CONFIG, load_exported, refuse_missing
 from tunefleet.trainers.manifest import read_manifest
 from tunefleet.trainers.objective import make_objective
@@ -63,7 +64,7 @@ def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, tru
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = subject.run.evaluation
     metrics = make_metrics(settings.metrics)
-    examined = _Examined(subject, objective, held, device, needs_correct(metrics))
+    examined = _Examined(subject, objective, held, device, needs(metrics))
     base, tuned = examined.scores()
     found = compare(tuned, base, metrics, sets=held.sets, resamples=settings.bootstrap, seed=subject.run.training.seed)
     ticket = subject.ticket or Ticket(0, None)
@@ -127,7 +128,7 @@ class _Examined:
     objective: Objective
     held: HeldOut
     device: torch.device
-    correct: bool
+    needs: frozenset[str]
 
     def scores(self) -> tuple[RowScores, RowScores]:
         """Of the base model, kept ones where the run has them, and of the subject."""
@@ -147,10 +148,13 @@ class _Examined:
         assert ticket is not None
         assert ticket.manifest is not None
         model = PlainModel.base(self.subject.run, self.device)
-        base = read_base(storage, self.held.key(self.subject.run), correct=self.correct) or self._score(model)
+        base = read_base(storage, self.held.key(self.subject.run), self.needs) or self._score(model)
         model.load(storage, ticket.manifest)
         return base, self._score(model)
 
     def _score(self, model: PlainModel) -> RowScores:
-        size = self.subject.run.evaluation.batch_size
-        return score_rows(model.scorer, self.held.split, self.objective, batch_size=size, device=self.device, correct=self.correct)
+        split, run = self.held.split, self.subject.run
+        divided = shares(split.lengths, run.evaluation.batch_size, 1)
+        scores = score_share(model.scorer, split, divided[0], self.objective, device=self.device, correct="correct" in self.needs)
+        answers = make_answers(run, split, self.needs)
+        return scores if answers is None else answers.add(scores, model.model, divided, 0, self.device)

@@ -29,9 +29,12 @@ def metric_unit(name: str) -> str:
 def better(name: str, evaluation: Mapping[str, Any]) -> Literal["min", "max"] | None:
     """Which way a metric is better. One that is a module of the user's is not imported for it: then what the run file says of it counts, if anything."""
     from tunefleet.cluster.plugins import kinds, plugin
+    from tunefleet.trainers.evaluation.metric import result_name
 
-    if name in kinds(METRICS):
-        direction: Literal["min", "max"] = plugin(METRICS, name).better
+    wanted = [{"kind": item} if isinstance(item, str) else item for item in evaluation.get("metrics") or [name]]
+    kind = next((str(item["kind"]) for item in wanted if result_name(item) == name), name)
+    if kind in kinds(METRICS):
+        direction: Literal["min", "max"] = plugin(METRICS, kind).better
         return direction
     said = evaluation.get("early_stopping_mode")
     return said if name == evaluation.get("early_stopping_metric") and said in ("min", "max") else None

@@ -118,7 +118,7 @@ def test_a_template_with_generation_markers_is_one(place):
 @pytest.mark.parametrize(
     ("evaluation", "what"),
     [
-        ({"metrics": ["los"]}, "evaluation.metrics.0: unknown kind in metrics"),
+        ({"metrics": ["loss", "loss"]}, "evaluation.metrics: a name stands twice"),
         ({"metrics": ["perplexity"]}, "evaluation.early_stopping_metric: is not computed"),
         ({"metrics": ["loss"], "early_stopping_mode": "max"}, "evaluation.early_stopping_mode: loss is better the other way"),
     ],
@@ -160,7 +160,7 @@ def test_an_environment_in_which_data_runs_code_is_refused(place, monkeypatch):
 
 
 def test_the_checks_of_rows_ask_nothing_of_the_machine(place):
-    run = a_run(scaling={"use_gpu": True, "num_workers": 64}, evaluation={"metrics": ["los"]}, data={"train": [{"path": "none.jsonl"}]})
+    run = a_run(scaling={"use_gpu": True, "num_workers": 64}, evaluation={"metrics": ["perplexity"]}, data={"train": [{"path": "none.jsonl"}]})
     assert [p.what for p in check_run(run, checks=ROW_CHECKS)] == ["data.train.0.path: none.jsonl: no such file"]
     assert set(ROW_CHECKS) < set(CHECKS)
 

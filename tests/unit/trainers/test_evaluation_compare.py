@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 
 from tunefleet.cluster.errors import DataError, SettingsError
-from tunefleet.cluster.plugins import kinds
+from tunefleet.cluster.plugins import config, kinds
 from tunefleet.trainers.evaluation.compare import compare, resampled_totals
-from tunefleet.trainers.evaluation.metric import make_metrics, needs_correct
+from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.rows import RowScores
 from tunefleet.trainers.run import METRICS
 
 ALL = ["loss", "perplexity", "token_accuracy"]
+
+
+def metrics_of(*names):
+    return make_metrics([config(METRICS, name)() for name in names])
 
 
 def scores(nll, tokens, correct=None):
@@ -27,17 +31,20 @@ def scores(nll, tokens, correct=None):
 def random_scores(rows, seed, scale=1.0):
     random = np.random.default_rng(seed)
     tokens = random.integers(1, 50, rows)
-    return scores(scale * tokens * random.uniform(1, 3, rows), tokens, random.integers(0, tokens + 1))
+    found = scores(scale * tokens * random.uniform(1, 3, rows), tokens, random.integers(0, tokens + 1))
+    said = ["six apples", "7 apples are left, 3 are gone", "", '{"apples": 4}', "so 11 pears"]
+    texts = {name: [said[i] for i in random.integers(0, len(said), rows)] for name in ("answer", "reference")}
+    return RowScores(found.ids, found.sums, {**texts, "answer": [None, *texts["answer"][1:]]})
 
 
 @pytest.fixture(params=kinds(METRICS))
 def metric(request):
-    return make_metrics([request.param])[request.param]
+    return metrics_of(request.param)[request.param]
 
 
 def test_the_values_are_of_all_tokens_not_means_of_rows():
     tuned, base = scores([2.0, 1.0], [4, 1], [3, 0]), scores([6.0, 4.0], [4, 1], [1, 0])
-    result = compare(tuned, base, make_metrics(ALL), resamples=50)
+    result = compare(tuned, base, metrics_of(*ALL), resamples=50)
     assert result["rows"] == 2
     assert result["tuned"] == {"loss": 3.0 / 5, "perplexity": pytest.approx(math.exp(0.6)), "token_accuracy": 3.0 / 5}
     assert result["base"] == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2.0)), "token_accuracy": 0.2}
@@ -47,13 +54,13 @@ def test_the_values_are_of_all_tokens_not_means_of_rows():
 
 
 def test_rows_that_are_all_alike_have_an_interval_of_no_width():
-    result = compare(scores([3.0] * 7, [2] * 7), scores([4.0] * 7, [2] * 7), make_metrics(["loss"]), resamples=200)
+    result = compare(scores([3.0] * 7, [2] * 7), scores([4.0] * 7, [2] * 7), metrics_of("loss"), resamples=200)
     assert result["difference"]["loss"] == {"value": -0.5, "low": -0.5, "high": -0.5}
     assert result["sets"]["holdout"]["base"]["loss"] == {"value": 2.0, "low": 2.0, "high": 2.0}
 
 
 def test_two_rows_give_the_percentiles_of_a_coin_thrown_twice():
-    result = compare(scores([0.0, 1.0], [1, 1]), scores([1.0, 1.0], [1, 1]), make_metrics(["loss"]), resamples=4000)
+    result = compare(scores([0.0, 1.0], [1, 1]), scores([1.0, 1.0], [1, 1]), metrics_of("loss"), resamples=4000)
     assert result["sets"]["holdout"]["tuned"]["loss"] == {"value": 0.5, "low": 0.0, "high": 1.0}
     drawn = resampled_totals(np.array([[0.0], [1.0]]), 4000, 0)[:, 0]
     assert [np.mean(drawn == k) for k in (0, 1, 2)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
@@ -62,15 +69,15 @@ def test_two_rows_give_the_percentiles_of_a_coin_thrown_twice():
 def test_the_difference_is_paired_so_a_constant_gain_is_certain():
     base = random_scores(60, 1)
     tuned = RowScores(base.ids, {**base.sums, "nll": base.sums["nll"] - 0.25 * base.sums["tokens"]})
-    difference = compare(tuned, base, make_metrics(["loss"]))["difference"]["loss"]
+    difference = compare(tuned, base, metrics_of("loss"))["difference"]["loss"]
     assert list(difference.values()) == pytest.approx([-0.25] * 3)
-    wide = compare(tuned, base, make_metrics(["loss"]))["sets"]["holdout"]["tuned"]["loss"]
+    wide = compare(tuned, base, metrics_of("loss"))["sets"]["holdout"]["tuned"]["loss"]
     assert wide["high"] - wide["low"] > 0.1
 
 
 def test_the_interval_of_a_mean_is_about_two_standard_errors_wide():
     values = np.random.default_rng(3).normal(5.0, 1.0, 400)
-    found = compare(scores(values, [1] * 400), scores(values, [1] * 400), make_metrics(["loss"]), resamples=4000)["sets"]["holdout"]["tuned"]["loss"]
+    found = compare(scores(values, [1] * 400), scores(values, [1] * 400), metrics_of("loss"), resamples=4000)["sets"]["holdout"]["tuned"]["loss"]
     error = values.std() / 20
     assert found["low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.3 * error)
     assert found["high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.3 * error)
@@ -79,7 +86,7 @@ def test_the_interval_of_a_mean_is_about_two_standard_errors_wide():
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
     tuned, base = random_scores(40, 1), random_scores(40, 2)
     base = RowScores(base.ids, {**base.sums, "tokens": tuned.sums["tokens"]})
-    first, again, other = (compare(tuned, base, make_metrics(ALL), seed=s) for s in (0, 0, 1))
+    first, again, other = (compare(tuned, base, metrics_of(*ALL), seed=s) for s in (0, 0, 1))
     assert first == again
     assert first["difference"] != other["difference"]
 
@@ -93,56 +100,67 @@ def test_chunks_of_resamples_change_nothing_of_what_is_drawn(monkeypatch):
 
 def test_every_set_is_compared_by_itself_and_the_top_pools_all_rows():
     tuned, base = scores([1.0, 2.0, 9.0], [1, 1, 3]), scores([2.0, 2.0, 3.0], [1, 1, 3])
-    result = compare(tuned, base, make_metrics(["loss"]), sets={"chat": np.array([0, 1]), "code": np.array([2])}, resamples=20)
+    result = compare(tuned, base, metrics_of("loss"), sets={"chat": np.array([0, 1]), "code": np.array([2])}, resamples=20)
     assert [result["sets"][n]["tuned"]["loss"]["value"] for n in ("chat", "code")] == [1.5, 3.0]
     assert result["tuned"]["loss"] == 12.0 / 5
     assert result["rows"] == 3
 
 
 def test_a_model_that_diverged_is_written_as_null_which_is_json():
-    result = compare(scores([math.inf, 1.0], [1, 1]), scores([1.0, 2.0], [1, 1]), make_metrics(["loss", "perplexity"]), resamples=20)
+    result = compare(scores([math.inf, 1.0], [1, 1]), scores([1.0, 2.0], [1, 1]), metrics_of("loss", "perplexity"), resamples=20)
     assert result["tuned"] == {"loss": None, "perplexity": None}
     assert result["base"]["loss"] == 1.5
     json.dumps(result, allow_nan=False)
 
 
 def test_a_perplexity_beyond_floats_is_null_and_warns_of_nothing():
-    assert compare(scores([1e4], [1]), scores([1.0], [1]), make_metrics(["perplexity"]), resamples=5)["tuned"] == {"perplexity": None}
+    assert compare(scores([1e4], [1]), scores([1.0], [1]), metrics_of("perplexity"), resamples=5)["tuned"] == {"perplexity": None}
 
 
 def test_rows_without_a_token_do_not_spoil_the_intervals_of_the_others():
-    found = compare(scores([0.0, 2.0], [0, 1]), scores([0.0, 3.0], [0, 1]), make_metrics(["loss"]), resamples=100)
+    found = compare(scores([0.0, 2.0], [0, 1]), scores([0.0, 3.0], [0, 1]), metrics_of("loss"), resamples=100)
     assert found["sets"]["holdout"]["tuned"]["loss"] == {"value": 2.0, "low": 2.0, "high": 2.0}
 
 
 def test_a_set_without_a_supervised_token_is_refused():
     with pytest.raises(DataError, match="holdout has no supervised token"):
-        compare(scores([0.0], [0]), scores([0.0], [0]), make_metrics(["loss"]))
+        compare(scores([0.0], [0]), scores([0.0], [0]), metrics_of("loss"))
 
 
 def test_a_metric_of_totals_does_not_change_when_rows_are_split(metric):
     rows = random_scores(20, 4)
-    halves = [metric.parts(rows.select(rows.ids[s])) for s in (slice(0, 7), slice(7, None))]
-    whole = [part.sum() for part in metric.parts(rows)]
-    summed = [sum(half[i].sum() for half in halves) for i in (0, 1)]
-    assert metric.value(*map(np.array, summed)) == pytest.approx(metric.value(*map(np.array, whole)))
+    halves = [metric.statistics(rows.select(rows.ids[s])).sum(0) for s in (slice(0, 7), slice(7, None))]
+    whole = metric.statistics(rows).sum(0)
+    assert metric.value(sum(halves)[None]) == pytest.approx(metric.value(whole[None]))
+    assert np.isfinite(metric.value(whole[None])).all()
 
 
-def test_a_metric_reads_only_the_parts_that_it_names_and_counts_every_row(metric):
+def test_a_metric_reads_only_the_parts_that_it_names_and_is_nothing_of_nothing(metric):
     rows = random_scores(5, 0)
-    total, count = metric.parts(RowScores(rows.ids, {name: rows.sums[name] for name in metric.reads}))
-    assert total.shape == count.shape == (5,)
+    sums, texts = ({name: held[name] for name in metric.reads if name in held} for held in (rows.sums, rows.texts))
+    found = metric.statistics(RowScores(rows.ids, sums, texts))
+    assert len(found) == 5
+    np.testing.assert_array_equal(found, metric.statistics(rows))
+    assert np.isnan(metric.value(np.zeros((3, found.shape[1])))).all()
     assert metric.better in ("min", "max")
 
 
-def test_only_a_metric_of_hits_makes_the_model_look_for_them():
-    assert not needs_correct(make_metrics(["loss", "perplexity"]))
-    assert needs_correct(make_metrics(["loss", "token_accuracy"]))
+def test_only_what_a_metric_reads_is_computed():
+    assert needs(metrics_of("loss", "perplexity")) == {"nll", "tokens"}
+    assert needs(metrics_of("loss", "token_accuracy")) == {"nll", "tokens", "correct"}
+    assert needs(metrics_of("exact_match")) == {"answer", "reference"}
+
+
+def test_two_of_a_kind_stand_beside_each_other_by_name():
+    rouge = config(METRICS, "rouge")
+    assert list(make_metrics([rouge(variant="1", name="rouge_1"), rouge()])) == ["rouge_1", "rouge"]
+    with pytest.raises(SettingsError, match="a name stands twice"):
+        make_metrics([rouge(variant="1"), rouge()])
 
 
 def test_a_misspelt_metric_is_told_the_nearest():
     with pytest.raises(SettingsError, match="did you mean perplexity"):
-        make_metrics(["perplexty"])
+        metrics_of("perplexty")
 
 
 def test_a_metric_of_one_file_outside_the_package_is_found_by_its_dotted_name(tmp_path: Path, monkeypatch):
@@ -153,8 +171,8 @@ def test_a_metric_of_one_file_outside_the_package_is_found_by_its_dotted_name(tm
         "import math\nfrom typing import Literal\nfrom tunefleet.cluster.settings import Settings\n\n"
         "class Bits:\n    class Config(Settings):\n        kind: Literal['ourlab.bits'] = 'ourlab.bits'\n"
         "    better, reads = 'min', ('nll', 'tokens')\n    def __init__(self, config): pass\n"
-        "    def parts(self, rows): return rows.sums['nll'], rows.sums['tokens']\n    def value(self, total, count): return total / count / math.log(2)\n"
+        "    def statistics(self, rows): return rows.sums['nll'][:, None]\n    def value(self, totals): return totals[:, 0] / math.log(2)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    result = compare(scores([math.log(2)], [1]), scores([0.0], [1]), make_metrics(["ourlab.bits"]), resamples=5)
+    result = compare(scores([math.log(2)], [1]), scores([0.0], [1]), metrics_of("ourlab.bits"), resamples=5)
     assert result["tuned"]["ourlab.bits"] == pytest.approx(1.0)

@@ -17,7 +17,7 @@ ASKED = [
     ({"model": {"name_or_path": "m", "trust_remote_code": "yes"}}, "model.trust_remote_code: true"),
     ({"objective": {"kind": "stranger.objective"}}, "objective.kind: stranger.objective"),
     ({"objective": "stranger.objective"}, "objective.kind: stranger.objective"),
-    ({"evaluation": {"metrics": ["loss", "stranger.metric"]}}, "evaluation.metrics.1: stranger.metric"),
+    ({"evaluation": {"metrics": ["loss", "stranger.metric"]}}, "evaluation.metrics.1.kind: stranger.metric"),
     ({"data": {"train": [{"path": "x", "format": "stranger.rows"}]}}, "data.train.0.format: stranger.rows"),
     ({"data": {"train": [{"path": "x"}], "holdout": [{"path": "y", "format": "stranger.rows"}]}}, "data.holdout.0.format: stranger.rows"),
 ]

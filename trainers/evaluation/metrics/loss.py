@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from tunefleet.cluster.settings import Settings
+from tunefleet.trainers.evaluation.metric import Named, ratio
 from tunefleet.trainers.evaluation.rows import Floats, RowScores
 
 
 class Loss:
     """Nats per supervised token; every token counts the same, whatever row it is in."""
 
-    class Config(Settings):
+    class Config(Named):
         """The loss has no settings."""
 
         kind: Literal["loss"] = "loss"
@@ -22,10 +25,10 @@ class Loss:
     def __init__(self, config: Settings) -> None:
         self.config = config
 
-    def parts(self, rows: RowScores) -> tuple[Floats, Floats]:
+    def statistics(self, rows: RowScores) -> Floats:
         """Nats and tokens of every row."""
-        return rows.sums["nll"], rows.sums["tokens"]
+        return np.stack([rows.sums["nll"], rows.sums["tokens"]], axis=1)
 
-    def value(self, total: Floats, count: Floats) -> Floats:
+    def value(self, totals_SK: Floats) -> Floats:
         """Nats per token."""
-        return total / count
+        return ratio(totals_SK)

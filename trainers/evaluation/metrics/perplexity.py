@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from tunefleet.cluster.settings import Settings
+from tunefleet.trainers.evaluation.metric import Named, ratio
 from tunefleet.trainers.evaluation.metrics.loss import Loss
 from tunefleet.trainers.evaluation.rows import Floats
 
@@ -14,12 +14,13 @@ from tunefleet.trainers.evaluation.rows import Floats
 class Perplexity(Loss):
     """How many equally likely tokens the model is as unsure as; e to the loss of all rows together, never a mean of rows' perplexities."""
 
-    class Config(Settings):
+    class Config(Named):
         """Perplexity has no settings."""
 
         kind: Literal["perplexity"] = "perplexity"
 
-    def value(self, total: Floats, count: Floats) -> Floats:
+    def value(self, totals_SK: Floats) -> Floats:
         """The exponential of nats per token; inf beyond 709 nats."""
         with np.errstate(over="ignore"):
-            return np.exp(total / count)
+            found: Floats = np.exp(ratio(totals_SK))
+        return found

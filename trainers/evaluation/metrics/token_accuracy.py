@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from tunefleet.cluster.settings import Settings
+import numpy as np
+
+from tunefleet.trainers.evaluation.metric import Named, ratio
 from tunefleet.trainers.evaluation.rows import Floats, RowScores
 
 
 class TokenAccuracy:
     """Greedy hits per supervised token, between 0 and 1."""
 
-    class Config(Settings):
+    class Config(Named):
         """Token accuracy has no settings."""
 
         kind: Literal["token_accuracy"] = "token_accuracy"
@@ -22,10 +24,10 @@ class TokenAccuracy:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def parts(self, rows: RowScores) -> tuple[Floats, Floats]:
+    def statistics(self, rows: RowScores) -> Floats:
         """Hits and tokens of every row."""
-        return rows.sums["correct"], rows.sums["tokens"]
+        return np.stack([rows.sums["correct"], rows.sums["tokens"]], axis=1)
 
-    def value(self, total: Floats, count: Floats) -> Floats:
+    def value(self, totals_SK: Floats) -> Floats:
         """Hits per token."""
-        return total / count
+        return ratio(totals_SK)
