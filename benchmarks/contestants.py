@@ -35,7 +35,8 @@ def ours(gate: Gate, work: Work, store: str) -> None:
     from tunefleet.trainers.watchers import LogWatch
 
     run, world = work.run, join(gate, store)
-    stream, objective, model = make_stream(work, world), make_objective(work), work.model().to(weights_dtype(work)).train()
+    model, objective = work.model().to(weights_dtype(work)).train(), make_objective(work)
+    stream = make_stream(work, world, model)
     engine = Engine(TokenScorer(model), run, world)
     steps = 1_000_000
     log = LogWatch(Lines(open_storage(mkdtemp()), "metrics.jsonl") if world.main else None, world, stream, every=1, steps=steps)
@@ -76,7 +77,8 @@ def by_hand(gate: Gate, work: Work, store: str, *, scored: bool = False) -> None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled for a minute
     world = join(gate, store)
-    stream, objective, model = make_stream(work, world), make_objective(work), work.model().train()
+    model, objective = work.model().train(), make_objective(work)
+    stream = make_stream(work, world, model)
     known = [[objective.collate(r.records) for r in stream.take(step)] for step in range(KNOWN_STEPS)]
     steps = [[batch if scored else plain_batch(batch) for batch in batches] for batches in known]
     tokens = [world.sum({"n": float(sum((b["labels"] >= 0).sum() for b in batches))})["n"] for batches in known]
@@ -114,7 +116,8 @@ def bare(gate: Gate, work: Work, store: str) -> None:
     import torch
 
     world = join(gate, store)
-    stream, objective, model = make_stream(work, world), make_objective(work), work.model().train()
+    model, objective = work.model().train(), make_objective(work)
+    stream = make_stream(work, world, model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
     gate.open()
     for batches in padded_steps(stream, objective):
@@ -192,16 +195,17 @@ def join(gate: Gate, store: str) -> World:
     return World.join()
 
 
-def make_stream(work: Work, world: World) -> Stream:
+def make_stream(work: Work, world: World, model: Any) -> Stream:
     """The stream of a run, as its worker makes it."""
     from tunefleet.data.feed import feed_of
     from tunefleet.data.store import Store
     from tunefleet.data.stream import Stream
+    from tunefleet.trainers.scoring import batching_kind
 
     training = work.run.training
     return Stream(
         feed_of(Store.open(work.store), work.run.data, training.step_size(), training.seed),
-        kind="bucket" if work.run.data.batching == "auto" else work.run.data.batching,
+        kind=batching_kind(work.run.data.batching, model, world.device)[0],
         limits=training.limits(),
         rank=world.rank,
         ranks=world.size,

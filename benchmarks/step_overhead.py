@@ -6,7 +6,7 @@
 A Llama of 5 million parameters with random weights, on the CPU, 2 threads (2 ranks: one each). Contestants live in processes of their own and take turns
 (turns.py), so that a slow spell of the machine meets all of them. Useful tokens are tokens that are no padding.
 
-Overhead: the same examples in the same micro-batches and the same losses, which is checked. Ours is the whole loop of a run (stream, collate, weights, log);
+Overhead: the same examples in the same micro-batches (padded rows of like lengths) and the same losses, which is checked. Ours is the whole loop of a run (stream, collate, weights, log);
 the others' micro-batches are made beforehand. Throughput: 64 examples a step; TRL draws its own rows, of the same tokens.
 """
 
@@ -34,7 +34,7 @@ OVERHEAD_GOAL = 1.05
 
 def overhead(folder: Path, *, stage: int, ranks: int, pairs: int, steps: int, examples: int) -> dict[str, Any]:
     """Seconds a step of ours and of both hand-written loops, in alternating turns of ``steps`` steps."""
-    work = make_work(folder, stage=stage, train_batch_size=examples, micro_batch_size=MICRO)
+    work = make_work(folder, batching="bucket", stage=stage, train_batch_size=examples, micro_batch_size=MICRO)
     entries = [(OURS, ours, work), (HAND, by_hand, work), (SCORED, partial(by_hand, scored=True), work)]
     with contest(entries, ranks=ranks, threads=max(1, 2 // ranks)) as contestants:
         turns = rounds(contestants, rounds=pairs, steps=steps, warmup=2)
@@ -94,7 +94,7 @@ def throughput(folder: Path, *, count: int, steps: int) -> dict[str, Any]:
         "rounds": count,
         "steps_a_turn": steps,
         "examples_a_step": work.run.training.step_size().examples,
-        "micro_batch": {"tunefleet": f"{MICRO_TOKENS} padded tokens", "others": f"{MICRO} rows"},
+        "micro_batch": {"tunefleet": f"{MICRO_TOKENS} tokens", "others": f"{MICRO} rows"},
         "useful_tokens_per_second": {name: spread(values) for name, values in rates.items()},
         "whole": {name: total(found) for name, found in turns.items()},
         "ratio": {name: compared(rates[mine], rates[theirs]) for name, (mine, theirs) in pairs.items()},
