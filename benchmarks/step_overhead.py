@@ -6,8 +6,9 @@
 A Llama of 5 million parameters with random weights, on the CPU, 2 threads (2 ranks: one each). Contestants live in processes of their own and take turns
 (turns.py), so that a slow spell of the machine meets all of them. Useful tokens are tokens that are no padding.
 
-Overhead: the same examples in the same micro-batches (padded rows of like lengths) and the same losses, which is checked. Ours is the whole loop of a run (stream, collate, weights, log);
-the others' micro-batches are made beforehand. Throughput: 64 examples a step; TRL draws its own rows, of the same tokens.
+Overhead: the same examples in the same micro-batches (padded rows of like lengths) and the same losses, which is checked. Ours is the whole loop of a
+run (stream, collate, weights, log); the others' micro-batches are made beforehand. Throughput: 64 examples a step; TRL draws its own rows, of the same
+tokens.
 """
 
 from __future__ import annotations

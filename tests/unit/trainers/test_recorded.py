@@ -47,7 +47,8 @@ def test_a_run_file_that_asks_for_code_is_refused_before_anything_is_imported(st
     with pytest.raises(SettingsError, match="asks for code") as refused:
         recorded_run(storage)
     assert refused.value.got == code
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "export").mkdir()
+    (tmp_path / "run" / "export" / "config.json").write_text("{}")
     with pytest.raises(SettingsError, match="asks for code"):
         find_subject(tmp_path / "run" / "export", None)
     assert not (tmp_path / "sentinel").exists()
