@@ -113,7 +113,7 @@ def waiting(folder: Path) -> dict[str, Any]:
 
 def upload_of(when: dict[Any, Any], lines: list[dict[str, Any]], step: int) -> dict[str, Any]:
     """One checkpoint: how long training stood for it, from when until when it was uploaded, and the steps of that time."""
-    begun, ended, complete = (when[name, step] for name in ("checkpoint", "checkpoint_ended", "checkpoint_complete"))
+    begun, ended, complete = (when[name, step] for name in ("checkpoint_started", "checkpoint_ended", "checkpoint_complete"))
     within = [b["time"] - a["time"] for a, b in itertools.pairwise(lines) if ended["time"] < b["time"] <= complete["time"]]
     return {
         "stood_s": ended["time"] - begun["time"],

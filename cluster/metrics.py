@@ -70,6 +70,7 @@ class SharedLines:
 
     def __init__(self, storage: Storage, name: str, *, background: bool = False) -> None:
         self.storage, self.name = storage, name
+        self._last = 0
         self._writer = parts.Writer(self._store, lambda age_s: 0.0) if background and not storage.appends else None
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -85,7 +86,7 @@ class SharedLines:
         if self.storage.appends:
             self.storage.append(self.name, data)
         else:
-            parts.append_part(self.storage, self.name, data)
+            self._last = parts.append_part(self.storage, self.name, data, self._last)
 
 
 def has_lines(storage: Storage, name: str) -> bool:

@@ -18,6 +18,7 @@ from tunefleet.cluster.storage import Storage
 
 _NAME = re.compile(r"(?:attempt-(?P<attempt>\d+)|part)-(?P<number>\d+)\.jsonl")
 _LONGEST_PAUSE_S = 60.0
+_ABREAST = 16
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -55,15 +56,23 @@ def read_parts(storage: Storage, name: str, parts: Sequence[Part]) -> list[bytes
                 return b""
             raise
 
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(_ABREAST) as pool:
         return list(pool.map(read, parts))
 
 
-def append_part(storage: Storage, name: str, data: bytes) -> None:
-    """Add a part to the sequence that several writers share. The data tells its writers apart (see ``Storage.create``)."""
-    number = max((part.number for part in parts_of(storage, name) if not part.attempt), default=0)
+def append_part(storage: Storage, name: str, data: bytes, after: int = 0) -> int:
+    """Add a part to the sequence that several writers share, and return its number. The data tells its writers apart (see ``Storage.create``).
+
+    ``after``: the number of this writer's part before; with it nothing is listed, as long as nobody else wrote in between.
+    """
+    number = after or _last_shared(storage, name)
     while not storage.create(Part(0, number := number + 1).of(name), data):
-        pass
+        number = max(number, _last_shared(storage, name))
+    return number
+
+
+def _last_shared(storage: Storage, name: str) -> int:
+    return max((part.number for part in parts_of(storage, name) if not part.attempt), default=0)
 
 
 def seal(storage: Storage, name: str) -> int:
@@ -80,9 +89,13 @@ def join(storage: Storage, name: str, whole: bytes) -> None:
     """Write what all parts hold as one object, and remove them. Seals stay: they are the fences of the attempts before, and count them."""
     seal(storage, name)
     storage.put(name, whole)
-    for part in parts_of(storage, name):
+
+    def remove(part: Part) -> None:
         if not part.attempt or storage.size(part.of(name)):
             storage.delete(part.of(name))
+
+    with ThreadPoolExecutor(_ABREAST) as pool:
+        list(pool.map(remove, parts_of(storage, name)))
 
 
 class Writer:

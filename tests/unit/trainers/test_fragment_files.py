@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from tunefleet.cluster.errors import CheckpointError, StorageError
 from tunefleet.cluster.storage import open_storage
-from tunefleet.trainers.fragment_files import Fragment, FragmentReader, encode, files_of
+from tunefleet.data.shards import SHARD_BYTES
+from tunefleet.trainers.export import SHARD_SIZE
+from tunefleet.trainers.fragment_files import FILE_BYTES, Fragment, FragmentReader, encode, files_of
 
 
 def fragment(name, values, start=0, shape=None, slot="weight"):
@@ -30,6 +32,13 @@ def test_files_keep_every_element_and_their_limit(sizes, limit):
         parts = [f for group in groups for f in group if f.name == str(i)]
         assert [f.start for f in parts] == [sum(g.values.numel() for g in parts[:n]) for n in range(len(parts))]
         assert torch.equal(torch.cat([f.values for f in parts]), values)
+
+
+def test_no_object_of_ours_is_larger_than_a_gigabyte():
+    header = len(encode([fragment("a.long.name.of.a.layer.weight", torch.zeros(1), shape=(1, 1))]))
+    assert FILE_BYTES + 10_000 * header <= 1_000_000_000, "with the table of ten thousand parameters"
+    assert SHARD_BYTES <= 1_000_000_000
+    assert SHARD_SIZE == "1GB"
 
 
 @given(cuts=st.sets(st.integers(1, 39), max_size=5), start=st.integers(0, 39), stop=st.integers(1, 40), files=st.integers(1, 3))
