@@ -116,7 +116,11 @@ def count(number: float, one: str, many: str = "") -> str:
 def percent(share: float) -> str:
     """A share in words short enough for a sentence."""
     value = 100 * share
-    return "under 0.1%" if 0 < value < 0.1 else f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.1f}%"
+    if 0 < value < 0.1:
+        return "under 0.1%"
+    if 99.5 <= value < 100:  # all but a few are not all
+        return f"{min(value, 99.9):.1f}%"
+    return f"{value:.0f}%" if value >= 10 or value == 0 else f"{value:.1f}%"
 
 
 def finite_runs(points: Iterable[Point], *, log: bool = False) -> list[list[Point]]:

@@ -121,10 +121,10 @@ svg .strip > rect { fill: transparent; } svg .strip > :not(rect) { opacity: 0; }
 svg .guide { stroke: var(--faint); stroke-width: 1; }
 .c0 { --c: var(--s0); } .c1 { --c: var(--s1); } .c2 { --c: var(--s2); }
 .c3 { --c: var(--s3); } .c4 { --c: var(--s4); } .c5 { --c: var(--s5); } .cbase { --c: var(--base); }
-.rows { display: grid; grid-template-columns: minmax(5.5rem, max-content) minmax(0, 1fr); column-gap: 1rem; align-items: center; font-size: .875rem; }
+.rows { display: grid; grid-template-columns: minmax(5.5rem, max-content) minmax(0, 1fr); column-gap: 1rem; align-items: center; align-content: start; }
 .rows.valued { grid-template-columns: minmax(5.5rem, max-content) minmax(0, 1fr) max-content; }
 .rows.alone { grid-template-columns: minmax(0, 1fr); } .rows.alone .along, .rows.alone .under { grid-column: 1; }
-.rows .name { color: var(--soft); max-width: 13rem; } .rows svg { display: block; width: 100%; overflow: visible; }
+.rows { font-size: .875rem; } .rows .name { color: var(--soft); max-width: 13rem; } .rows svg { display: block; width: 100%; overflow: visible; }
 .parts { margin: .7rem 0 0; }
 .parts th svg { width: 12px; height: 12px; margin-right: .6rem; vertical-align: -1px; } .parts tbody th { font-weight: 400; }
 @media (max-width: 34rem) {

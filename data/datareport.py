@@ -191,7 +191,7 @@ def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:
 def _cases(report: Report, finding: Finding, *, is_open: bool) -> Markup:
     shown = [_case(report, finding, case) for case in finding.cases]
     none = None if shown else paragraph("They stand too deep in their files to be read again for this page.")
-    return fold(_spoken(finding.kind), none, *shown, aside=f"{finding.count:,} rows that {MEANING[finding.kind]}", is_open=is_open)
+    return fold(_spoken(finding.kind), none, *shown, aside=f"rows that {MEANING[finding.kind]}: {finding.count:,}", is_open=is_open)
 
 
 def _case(report: Report, finding: Finding, case: Case) -> Markup:

@@ -14,7 +14,7 @@ from tunefleet.data.sourcepage import ABOUT, source_charts, source_table
 from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.standing import standing
+from tunefleet.trainers.report.standing import asked_for, standing
 from tunefleet.trainers.report.wording import moment, short_name, span
 
 PHASES = {
@@ -85,7 +85,8 @@ def _said(record: Record) -> str:
     if kind == "finished":
         return "finished"
     if kind == "stopped":
-        return f"stopped: {record.get('why', '')}"
+        why = str(record.get("why", ""))
+        return f"stopped {asked_for(why)}" if asked_for(why) else f"stopped: {why}"
     if kind == "exported":
         return f"exported to {record.get('path')}"
     return describe(record)

@@ -66,8 +66,8 @@ def exact(value: float, digits: int, *, signed: bool = False) -> str:
 
 def span(seconds: float) -> str:
     """``0.4 s``, ``39 s``, ``3 min 05 s``, ``2 h 04 min``."""
-    if 0 < seconds < 0.05:
-        return "<0.1 s"
+    if seconds < 0.05:
+        return "<0.1 s" if seconds > 0 else "0 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunefleet.cluster.axes import Axis, axis, decimals, finite_runs, quantity, short, smoothed, thinned, tick_words
+from tunefleet.cluster.axes import Axis, axis, decimals, finite_runs, percent, quantity, short, smoothed, thinned, tick_words
 from tunefleet.cluster.charts import Bar, Estimate, Range, Series, bars, histogram, lines, ranges, stack
 from tunefleet.cluster.markup import Markup
 
@@ -91,6 +91,13 @@ def test_ticks_that_span_much_have_each_their_own_unit() -> None:
 def test_what_counts_has_whole_ticks(low: int, reach: int) -> None:
     found = axis([low, low + reach], loose=False, whole=True)
     assert all(tick == int(tick) for tick in found.ticks)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.0, "0%"), (1e-5, "under 0.1%"), (0.0512, "5.1%"), (0.5, "50%"), (0.9988, "99.9%"), (0.99999, "99.9%"), (1.0, "100%")]
+)
+def test_a_share_is_never_rounded_to_nothing_or_to_all(share: float, said: str) -> None:
+    assert percent(share) == said
 
 
 def test_a_single_point_is_a_dot_with_its_interval() -> None:
