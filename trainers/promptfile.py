@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tunefleet.cluster.errors import DataError, OutputError, StorageError
-from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.cluster.storage import Storage, is_remote, open_storage
 from tunefleet.data.prompts import Prompt, read_prompts, refuse_bad
 from tunefleet.data.settings import Source
 from tunefleet.trainers.decoding import Drawing
-from tunefleet.trainers.exported import read_origin
 from tunefleet.trainers.generation import BATCH, Answer, Asker, Generator, Place, find
 
 GENERATED, FINISH = "generated", "finish"
@@ -191,11 +190,13 @@ def _key(request: Request, place: Place, prompts: Sequence[Prompt], encoded: Seq
 
 
 def _weights(place: Place) -> Any:
-    """What tells weights apart: the digest of their checkpoint, else size and time of their files."""
+    """What tells weights apart: the digest of their checkpoint, else size and time of their files; of a model of a hub its name."""
     if place.subject is not None and place.subject.ticket is not None:
         return place.subject.ticket.digest
-    files = sorted(Path(place.address).glob("*.safetensors"))
-    return [(read_origin(place.address) or {}).get("checkpoint"), *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
+    if not is_remote(place.address) and not Path(place.address).is_dir():
+        return place.address
+    storage = open_storage(place.address)
+    return [(name, storage.size(name), storage.modified(name)) for name in storage.list() if name.endswith(".safetensors")]
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,6 @@ class Chat:
             return None
         answer = self.generator.stream(ids, self.drawing, self.write)
         self.turns.append(Message("assistant", answer.text))
-        if answer.finish == "length":
-            self.say(f"cut at {answer.tokens} tokens (--max-new-tokens)")
         return answer
 
     def _fitting(self) -> list[int]:
@@ -102,6 +100,8 @@ def converse(chat: Chat, results: TextIO, *, as_json: bool) -> None:
             shown = json.dumps({"prompt": text, "text": answer.text, "finish": answer.finish}, ensure_ascii=False) if as_json else ""
             results.write(f"{shown}\n" if as_json or live else "\n\n")
             results.flush()
+            if answer.finish == "length" and not as_json:
+                chat.say(f"(cut at {answer.tokens} tokens: --max-new-tokens)")
 
 
 def _lines(results: TextIO, *, live: bool, echo: bool) -> Iterator[str]:

@@ -29,6 +29,20 @@ for words, environment in json.loads(sys.argv[1]):
 """
 
 
+def lora_run(folder: Path) -> Path:
+    """The output of a run that trained an adapter on a model of this machine."""
+    run = {
+        "model": {"name_or_path": "/home/me/base"},
+        "data": {"train": [{"path": "rows.jsonl"}]},
+        "peft": "lora",
+        "training": {"max_steps": 1},
+        "output": str(folder),
+    }
+    folder.mkdir()
+    (folder / "run.yaml").write_text(json.dumps(run))
+    return folder
+
+
 def export_folder(folder: Path, *, base: str | None = None) -> Path:
     """What an export looks like from outside, with some things in it that do not belong there."""
     folder.mkdir()
@@ -67,6 +81,7 @@ def pushed(served, tmp_path_factory):
         "network": (["export", str(whole), "--push", "org/shop"], {**writer, "HF_ENDPOINT": dead}),
         "name": (["export", str(whole), "--push", "shop"], writer),
         "adapter": (["export", str(adapter), "--push", "org/shop"], writer),
+        "adapter run": (["export", str(lora_run(folder / "run")), "--push", "org/shop"], writer),
         "first": (["export", str(hub_adapter), "--push", "org/shop", "--json"], writer),
         "again": (["export", str(whole), "--push", "org/shop", "--json"], writer),
         "public": (["export", str(whole), "--push", "org/open", "--public"], writer),
@@ -112,6 +127,7 @@ def test_a_later_push_replaces_the_model_whole(pushed, served):
         ("network", 1, ["cannot be made", "look at the network"]),
         ("name", 2, ["ORG/NAME"]),
         ("adapter", 2, ["nobody else has", "--merge --push"]),
+        ("adapter run", 2, ["nobody else has", "--merge --push"]),
         ("private", 2, ["is public", "--public"]),
         ("merge", 2, ["an export already"]),
         ("no run", 2, ["no run's output"]),
