@@ -141,7 +141,7 @@ def _explained(repository: str, what: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _refused(repository, what, error.response.status_code, _line(error)) from error
     except Exception as error:  # its transports, one of them native, raise kinds of their own
-        fix = "look at the network and HF_ENDPOINT; what is exported stays, push it with `tunefleet export FOLDER --push`"
+        fix = "look at the network and HF_ENDPOINT (a hub without Xet wants HF_HUB_DISABLE_XET=1); an export stays: `tunefleet export FOLDER --push`"
         raise StorageError(f"{repository}: {what}", got=_line(error), want="a hub that answers", fix=fix) from error
 
 
