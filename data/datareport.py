@@ -14,13 +14,12 @@ from tunefleet.cluster.storage import Storage
 from tunefleet.data.advice import Advice, advise
 from tunefleet.data.cases import words_of_rows
 from tunefleet.data.facts import Facts
-from tunefleet.data.gate import MEANING, Case, Finding, Verdict
+from tunefleet.data.gate import DONE, MEANING, Case, Finding, Verdict, spoken
 from tunefleet.data.sourcepage import ABOUT, source_charts, source_table
 from tunefleet.data.summary import SourceSummary, summarise
 from tunefleet.data.survey import Reading
 
 HTML, JSON = "report.html", "report.json"
-DONE = {"drop": "dropped", "warn": "kept", "keep": "kept", "error": "refused", "off": "not looked for"}
 
 
 @dataclass(frozen=True)
@@ -121,12 +120,8 @@ def _verdict(report: Report) -> Markup:
     if not grave:
         said = f"{kept:,} of {count(rows, 'row')} stay" if kept < rows else f"All {rows:,} rows stay" if rows > 1 else "The one row stays"
         return verdict(f"{said}, and nothing has to be mended.", tone="good")
-    said = "Nothing was prepared: the rows break a policy." if refused else f"{kept:,} of {rows:,} rows stay; {_things(len(grave))} to look at."
+    said = "Nothing was prepared: the rows break a policy." if refused else f"{kept:,} of {rows:,} rows stay; {count(len(grave), 'thing')} to look at."
     return verdict(said, tone="bad" if refused else "warn", why=grave[0].said)
-
-
-def _things(number: int) -> str:
-    return "one thing" if number == 1 else f"{number} things"
 
 
 def _figures(report: Report) -> Markup:
@@ -170,17 +165,12 @@ def _findings(report: Report) -> Section:
 
 
 def _named(kind: str) -> Markup:
-    return join(_spoken(kind), element("div", MEANING[kind], class_="about"))
+    return join(spoken(kind), element("div", MEANING[kind], class_="about"))
 
 
 def _listed(title: str, kinds: Sequence[str]) -> Markup | None:
     """Kinds of rows by name, and what they mean when asked."""
-    return fold(title, facts((_spoken(kind), f"rows that {MEANING[kind]}") for kind in kinds), aside=", ".join(map(_spoken, kinds))) if kinds else None
-
-
-def _spoken(kind: str) -> str:
-    """``exact_duplicates`` as people say it."""
-    return kind.replace("_", " ")
+    return fold(title, facts((spoken(kind), f"rows that {MEANING[kind]}") for kind in kinds), aside=", ".join(map(spoken, kinds))) if kinds else None
 
 
 def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:
@@ -191,7 +181,7 @@ def _by_gravity(report: Report, found: Sequence[Finding]) -> list[Finding]:
 def _cases(report: Report, finding: Finding, *, is_open: bool) -> Markup:
     shown = [_case(report, finding, case) for case in finding.cases]
     none = None if shown else paragraph("They stand too deep in their files to be read again for this page.")
-    return fold(_spoken(finding.kind), none, *shown, aside=f"rows that {MEANING[finding.kind]}: {finding.count:,}", is_open=is_open)
+    return fold(spoken(finding.kind), none, *shown, aside=f"rows that {MEANING[finding.kind]}: {finding.count:,}", is_open=is_open)
 
 
 def _case(report: Report, finding: Finding, case: Case) -> Markup:

@@ -38,6 +38,8 @@ MEANING: Mapping[str, str] = {
     "empty_turns": "have a turn, an answer or a text with nothing in it",
     "label_spellings": "spell a label otherwise than most rows",
 }
+DONE = {"drop": "dropped", "warn": "kept", "keep": "kept", "error": "refused", "off": "not looked for"}
+"""What a policy does with such rows."""
 REMEDY = {
     "invalid": "mend the rows, or set data.quality.invalid to drop",
     "unsupervised": "mend the rows or raise data.max_length, or set data.quality.unsupervised to drop",
@@ -122,6 +124,11 @@ class Verdict:
         shown = [self.places[row] + (f": {self.problems[row]}" if row in self.problems else "") for row in finding.rows]
         more = finding.count - len(shown)
         return "; ".join(shown) + (f" and {more} more" if more else "")
+
+
+def spoken(kind: str) -> str:
+    """``exact_duplicates`` as people say it."""
+    return kind.replace("_", " ")
 
 
 def judge(facts: Facts, parts: Sequence[Part], quality: Quality, share: float = 0.0) -> Verdict:

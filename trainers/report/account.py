@@ -10,6 +10,7 @@ from tunefleet.cluster.charts import stack
 from tunefleet.cluster.markup import Content, Markup, element, join
 from tunefleet.cluster.metrics import Record
 from tunefleet.cluster.page import Cell, Section, aside, code, facts, fold, section, table
+from tunefleet.data.gate import DONE, MEANING, spoken
 from tunefleet.data.sourcepage import ABOUT, source_charts, source_table
 from tunefleet.trainers.console import describe
 from tunefleet.trainers.ledger import ledger
@@ -28,9 +29,7 @@ PHASES = {
     "finishing": "ending workers and Ray",
     "down": "down, until it was resumed",
 }
-GATE = ("invalid", "unsupervised", "truncated", "exact_duplicates", "near_duplicates", "contradictions", "leakage")
 PLAIN = {"rows": "rows read", "kept": "rows kept", "examples": "examples", "train": "examples to train on", "holdout": "examples held out"}
-DONE = {"drop": "dropped", "warn": "kept", "keep": "kept", "error": "refused"}
 UNSAID = ("_started", "_ended", "decision")  # halves of what another event tells whole
 TOLD = 300  # events
 
@@ -118,7 +117,7 @@ def data(run: Gathered) -> Section | None:
 def _gate(counts: Mapping[str, int], quality: Any) -> Markup:
     """The kinds of rows that would train wrongly and were found: how many, and what was done; and what was not found, or not looked for."""
     policies = quality if isinstance(quality, Mapping) else {}
-    kinds = [kind for kind in (*GATE, *(key for key in counts if key not in GATE and key in policies)) if kind in counts]
+    kinds = [kind for kind in MEANING if kind in counts]
     looked = [kind for kind in kinds if policies.get(kind) != "off"]
     rows: list[list[Content | Cell]] = []
     for kind in (one for one in looked if counts[one]):
@@ -130,11 +129,6 @@ def _gate(counts: Mapping[str, int], quality: Any) -> Markup:
     said = [f"{start}: {', '.join(names)}." for start, names in (("Not found", clean), ("Not looked for", unsought)) if names]
     found = table(["rows that would train wrongly", "found", "of all", "what was done"], rows, numbers=(1, 2)) if rows else None
     return join(found, element("p", " ".join(said), class_="about") if said else None)
-
-
-def spoken(kind: str) -> str:
-    """``exact_duplicates`` as people say it."""
-    return kind.replace("_", " ")
 
 
 def words_of(run: Gathered, side: str) -> str:
