@@ -16,12 +16,14 @@ from tunefleet.cluster.page import verdict as verdict_line
 from tunefleet.cluster.storage import Storage
 from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.manifest import brief
-from tunefleet.trainers.report.account import data, headline, place, settings, spent, time_by_cause
+from tunefleet.trainers.report.account import headline, place, settings
 from tunefleet.trainers.report.curves import course, points, smoothing
 from tunefleet.trainers.report.gather import Gathered, gather
 from tunefleet.trainers.report.heldout import heldout
+from tunefleet.trainers.report.rows import rows
 from tunefleet.trainers.report.samples import samples
 from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict
+from tunefleet.trainers.report.timing import spent, time_by_cause
 from tunefleet.trainers.report.warnings import Warning, warnings
 from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, moment, span
 from tunefleet.trainers.stage import REPORT, RUN_FILE
@@ -54,7 +56,7 @@ def report(run: Gathered) -> str:
         course(run),
         samples(run),
         time_by_cause(run),
-        data(run),
+        rows(run),
         settings(run),
         place(run),
     ]

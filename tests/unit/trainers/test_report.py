@@ -14,9 +14,9 @@ from tunefleet.cluster.errors import OutputError, WorkerError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.output import claim
-from tunefleet.trainers.report.account import spent
 from tunefleet.trainers.report.gather import gather
 from tunefleet.trainers.report.standing import standing, verdict
+from tunefleet.trainers.report.timing import spent
 from tunefleet.trainers.report.warnings import warnings
 from tunefleet.trainers.report.write import report, report_at_end, write_report
 from tunefleet.trainers.run import RunFile
