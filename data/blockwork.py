@@ -20,7 +20,7 @@ from tunefleet.data.blocks import Block, read_block
 from tunefleet.data.columnfile import to_bytes
 from tunefleet.data.examples import Example, Text, labels_of
 from tunefleet.data.facts import Facts, facts_of
-from tunefleet.data.keys import hashed, keys_of
+from tunefleet.data.keys import hashed
 from tunefleet.data.layout import Column, Encoded, Layout
 from tunefleet.data.pieces import EXAMPLES, Piece, piece_name, read_pieces, write_piece
 from tunefleet.data.rows import Row
@@ -30,7 +30,7 @@ from tunefleet.data.survey import Parsed, Part, Reading, problem_of
 from tunefleet.data.tokens import Encoder
 from tunefleet.data.wording import wording
 
-VERSION = 3  # rises whenever the same block would become another piece
+VERSION = 4  # rises whenever the same block would become another piece
 BATCH_ROWS = 1000
 BATCH_CHARACTERS = 4 << 20
 PIECE_BYTES = 16 << 20
@@ -131,16 +131,17 @@ class _Making:
         self.encoder.know({label for row in rows if row.example is not None for label in labels_of(row.example)})
         self.encoder.read_ahead([row.example for row in rows if row.example is not None])
         encoded = [_encoded(row.example, self.work.layout, self.encoder) if row.example is not None else "" for row in rows]
-        self.facts.append(facts_of(rows, encoded, near=self.work.near))
-        for place, (row, made) in enumerate(zip(rows, encoded, strict=True)):
+        facts = facts_of(rows, encoded, near=self.work.near)
+        self.facts.append(facts)
+        for place, (row, made, opening) in enumerate(zip(rows, encoded, facts.columns["opening"].tolist(), strict=True)):
             if row.example is not None and not isinstance(made, str):
-                self._add_examples(self.rows + place, row.example, made)
+                self._add_examples(self.rows + place, row.example, made, opening)
         self.rows += len(rows)
 
-    def _add_examples(self, row: int, example: Example, made: Sequence[Encoded]) -> None:
-        """The examples of a row, without the empty ones, and without those that nothing can be learnt from where others can."""
+    def _add_examples(self, row: int, example: Example, made: Sequence[Encoded], opening: int) -> None:
+        """The examples of a row, without the empty ones, and without those that nothing can be learnt from where others can. ``opening``: see Keys."""
         learnt = any(one.supervised for one in made)
-        opening = 0 if isinstance(example, Text) else keys_of(example).opening
+        limit = draw_limit(self.task.share)
         for one in made:
             if not one.length or (learnt and not one.supervised):
                 continue
@@ -148,8 +149,8 @@ class _Making:
             size = self.buffer.add(self._numbered(one))
             for name, value in (("row", row), ("length", one.length), ("bytes", size), ("supervised", one.supervised), ("draw", draw)):
                 self.examples[name].append(value)
-            if draw < draw_limit(self.task.share):
-                said = wording(example, one, self.encoder.tokenizer)
+            if draw < limit:
+                said = wording(example, one, self.encoder.tokenizer, whole=len(made) == 1 and not one.truncated)
                 self.words.append(json.dumps(said, ensure_ascii=False).encode())
 
     def _numbered(self, encoded: Encoded) -> Encoded:

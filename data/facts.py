@@ -184,21 +184,20 @@ def _of_example(example: Example, names: dict[int, str]) -> dict[str, int]:
         "whole": keys.whole,
         "answer": hashed(plain.encode()) if plain else keys.whole,
         "spelling": spelling,
-        "form": int(_form(example) | (Flag.LABEL if isinstance(example, Labelled | Judged) else Flag(0))),
+        "form": _form(example) + isinstance(example, Labelled | Judged) * Flag.LABEL.value,
     }
 
 
 def _of_tokens(encoded: Sequence[Encoded]) -> dict[str, int]:
     supervised = sum(one.supervised for one in encoded)
-    cut = Flag.TRUNCATED if any(one.truncated for one in encoded) else Flag(0)
-    cut |= Flag.UNSUPERVISED if not supervised else Flag(0)
-    cut |= Flag.EMPTY if not any(one.length for one in encoded) else Flag(0)
+    cut = any(one.truncated for one in encoded) * Flag.TRUNCATED.value  # numbers: flags cost ten times as much to join
+    cut += (not supervised) * Flag.UNSUPERVISED.value + (not any(one.length for one in encoded)) * Flag.EMPTY.value
     return {
         "tokens": sum(one.length for one in encoded),
         "supervised": supervised,
         "lost": sum(one.lost for one in encoded),
         "uncut": max((one.uncut for one in encoded), default=0),
-        "cut": int(cut),
+        "cut": cut,
     }
 
 
@@ -216,13 +215,13 @@ def _answer_of(example: Example) -> str:
     return ""
 
 
-def _form(example: Example) -> Flag:
-    """What is wrong with an example's form."""
+def _form(example: Example) -> int:
+    """The flags of what is wrong with an example's form."""
     spoken = conversations_of(example)
     blank = any(not text.strip() for text in texts_of(example))
     blank |= any(not m.content.strip() and not m.extra for conversation in spoken for m in conversation.messages)
     ordered = all(_in_order(conversation.messages) for conversation in spoken)
-    return (Flag.BLANK if blank else Flag(0)) | (Flag(0) if ordered else Flag.ROLES)
+    return blank * Flag.BLANK.value + (not ordered) * Flag.ROLES.value
 
 
 def _in_order(messages: Sequence[Message]) -> bool:

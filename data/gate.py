@@ -227,7 +227,7 @@ class _Judging:
         """Keys that only rows of one source have in common."""
         import numpy as np
 
-        from tunefleet.data.sketches import mixed
+        from tunefleet.data.mixing import mixed
 
         return mixed(keys + mixed(self.facts.columns["part"].astype(np.uint64)))
 
@@ -242,7 +242,7 @@ class _Judging:
 
     def _contradictions(self, distinct: Bools) -> None:
         """A claim that an earlier row answered otherwise: the first row with an answer that is not the first of its claim."""
-        from tunefleet.data.sketches import mixed
+        from tunefleet.data.mixing import mixed
 
         claim = self.facts.columns["claim"]
         claims = distinct & (claim != 0)

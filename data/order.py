@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from tunefleet.data.mixing import GOLDEN, mixed
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -138,7 +140,7 @@ class Order:
 
 def hashes(seed: int, epoch: int, purpose: int, ids: Ids) -> Hashes:
     """One uint64 an id, without collisions among the ids of one (seed, epoch, purpose). ``seed`` may be any non-negative integer below 2**64."""
-    return _splitmix64(_splitmix64(ids.astype(np.uint64)) ^ _key(seed, epoch, purpose))
+    return mixed((mixed(ids.astype(np.uint64) + GOLDEN) ^ _key(seed, epoch, purpose)) + GOLDEN)
 
 
 @lru_cache(maxsize=1024)
@@ -146,13 +148,5 @@ def _key(seed: int, epoch: int, purpose: int) -> Hashes:
     """What makes the hashes of one (seed, epoch, purpose), (1,)."""
     key = np.zeros(1, np.uint64)
     for part in (seed, epoch, purpose):
-        key = _splitmix64(key ^ np.asarray([part], np.uint64))
+        key = mixed((key ^ np.asarray([part], np.uint64)) + GOLDEN)
     return key
-
-
-def _splitmix64(values: Hashes) -> Hashes:
-    """The output function of SplitMix64, a bijection of the 64-bit integers. Source: Steele, Lea and Flood 2014, doi:10.1145/2714064.2660195."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

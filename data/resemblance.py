@@ -2,12 +2,11 @@
 
 Of two texts with Jaccard index J a band agrees with probability J ** 8, so one of 16 does with 0.95 at J = 0.8, 0.99 at 0.85 and 0.9999 at 0.9. Where one
 does, the estimate of J decides (standard error 0.035 at 0.8). Memory is some 50 bytes a row beside the sketches, time a sort of all rows a band; a band
-that very many rows share (a template) costs ``LEADERS`` comparisons a row, not the square of its rows. Shape letters: R rows, E edges.
+that very many rows share (a template) costs ``LEADERS`` comparisons a row, not the square of its rows. Shape letter: R rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,13 +30,14 @@ def near_earlier(sketches: Hashes, considered: Bools) -> Ints:
 
     A row is one when an earlier row that is none itself resembles it: whoever drops near duplicates keeps a row like each of them.
     """
-    rows = np.flatnonzero(considered)
-    edges = [_edges(np.ascontiguousarray(sketches[rows, band]), rows, sketches) for band in range(sketches.shape[1])]
-    found = np.full(len(considered), -1, np.int64)
-    if not edges:
+    rows, size = np.flatnonzero(considered), len(considered)
+    known = np.full(size, -1, np.int64)  # of every row one that it was found to resemble: bands mostly say it again
+    found = np.full(size, -1, np.int64)
+    pairs = [_pairs(np.ascontiguousarray(sketches[rows, band]), rows, sketches, known) for band in range(sketches.shape[1])]
+    if not pairs:
         return found
-    later, earlier = np.unique(np.concatenate([np.stack([e.later, e.earlier], axis=1) for e in edges]), axis=0).T
-    for row, like in zip(later.tolist(), earlier.tolist(), strict=True):  # by row, then by the earlier one
+    for pair in np.unique(np.concatenate(pairs)).tolist():  # by the later row, then by the earlier one
+        row, like = divmod(pair, size)
         if found[row] < 0 and found[like] < 0:
             found[row] = like
     return found
@@ -64,35 +64,30 @@ def near_others(sketches: Hashes, rows: Ints, others: Ints) -> Ints:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Edges:
-    """Pairs of rows that nearly equal each other."""
+def _pairs(keys: Hashes, rows: Ints, sketches: Hashes, known: Ints) -> Ints:
+    """Near pairs among the rows that have a key in common: the first of a key with all others, then the first of those that it did not resemble, and so on.
 
-    earlier: Ints
-    later: Ints
-
-
-def _edges(keys: Hashes, rows: Ints, sketches: Hashes) -> _Edges:
-    """Near pairs among the rows that have a key in common: the first of a key with all others, then the first of those that it did not resemble, and so on."""
+    A pair is the later row times the number of all rows, and the earlier one: a number each, which sorts ten times as fast as two.
+    """
     order = np.argsort(keys, kind="stable")  # within a key the rows ascend
     keys = keys[order]
     starts = np.concatenate([[True], keys[1:] != keys[:-1]])
     alone = starts & np.concatenate([starts[1:], [True]])
     left = ~alone & (keys != 0)
     members, group = rows[order[left]], np.cumsum(starts[left])
-    earlier, later = [], []
+    pairs = [np.zeros(0, np.int64)]
     for _ in range(LEADERS):
         if not len(members):
             break
         leads = np.concatenate([[True], group[1:] != group[:-1]])
         leader = members[np.flatnonzero(leads)][np.cumsum(leads) - 1]
-        near = np.zeros(len(members), bool)
-        near[~leads] = _alike(sketches, members[~leads], leader[~leads])
-        earlier.append(leader[near])
-        later.append(members[near])
+        near = known[members] == leader
+        asked = ~leads & ~near
+        near[asked] = _alike(sketches, members[asked], leader[asked])
+        known[members[near]] = leader[near]
+        pairs.append(members[near] * len(sketches) + leader[near])
         members, group = members[~leads & ~near], group[~leads & ~near]
-    nothing = [np.zeros(0, np.int64)]
-    return _Edges(np.concatenate(earlier or nothing), np.concatenate(later or nothing))
+    return np.concatenate(pairs)
 
 
 def _alike(sketches: Hashes, one: Ints, other: Ints) -> Bools:

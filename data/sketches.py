@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tunefleet.data.mixing import GOLDEN, mixed
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -28,10 +30,9 @@ if TYPE_CHECKING:
 WORDS = 5
 BINS = 128
 BANDS = BINS // 8
-CHUNK_BYTES = 1 << 18  # of text at a time: the arrays that it becomes stay in the processor's cache
+CHUNK_BYTES = 1 << 16  # of text at a time: the arrays that it becomes (half a megabyte each) stay in the processor's cache and in memory that is at hand
 TRIES = 64
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BASE = np.uint64(0xD6E8FEB86659FD93)  # odd, so that its powers can be divided by
 
 
@@ -55,20 +56,13 @@ def likeness(one: Hashes, other: Hashes) -> npt.NDArray[np.float32]:
     return estimate
 
 
-def mixed(value: Hashes) -> Hashes:
-    """The finaliser of splitmix64 (Steele et al. 2014): neighbouring numbers become unrelated ones."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
 def _sketched(texts: Sequence[bytes]) -> Hashes:
     whole_N = np.frombuffer(b"\0".join(texts) + b"\0", np.uint8)
     words_W, row_W = _words(whole_N)
     values_RK = _smallest(*_grams(words_W, row_W, len(texts)), len(texts))
     full_R = (values_RK != _EMPTY).any(axis=1)
     values_RK[full_R] = _densified(values_RK[full_R])
-    full = mixed(values_RK[full_R] + np.arange(1, BINS + 1, dtype=np.uint64) * _GOLDEN)  # a value that serves several bins says something else in each
+    full = mixed(values_RK[full_R] + np.arange(1, BINS + 1, dtype=np.uint64) * GOLDEN)  # a value that serves several bins says something else in each
     sketch_RK = np.zeros(values_RK.shape, np.uint8)
     sketch_RK[full_R] = full.astype(np.uint8)
     bands: Hashes = sketch_RK.view(np.uint64)
@@ -104,11 +98,15 @@ def _grams(words_W: Hashes, row_W: Ints, rows: int) -> tuple[Hashes, Ints]:
     place_W, length_W = np.arange(len(words_W)) - first_R[row_W], count_R[row_W]
     starts = np.flatnonzero(place_W <= np.maximum(length_W - WORDS, 0))
     padded = np.concatenate([words_W, np.zeros(WORDS, np.uint64)])
-    grams_G = np.zeros(len(starts), np.uint64)
+    sums_G = padded[starts]
     left_G = length_W[starts] - place_W[starts]
-    for i in range(WORDS):
-        grams_G = mixed(grams_G * _GOLDEN + np.where(i < left_G, padded[starts + i], np.uint64(0)))
-    return grams_G, row_W[starts]
+    short = np.flatnonzero(left_G < WORDS)
+    for i in range(1, WORDS):
+        words_G = padded[starts + i]
+        words_G[short[left_G[short] <= i]] = 0
+        sums_G *= _BASE  # words are hashes already: a polynomial in them, mixed once, tells their order and number apart
+        sums_G += words_G
+    return mixed(sums_G), row_W[starts]
 
 
 def _smallest(grams_G: Hashes, row_G: Ints, rows: int) -> Hashes:
@@ -139,7 +137,7 @@ def _densified(values_RK: Hashes) -> Hashes:
 @lru_cache(maxsize=1)
 def _tries() -> Ints:
     """Which bin a bin asks first, second, ...: (TRIES, K)."""
-    numbers = np.arange(1, TRIES * BINS + 1, dtype=np.uint64) * _GOLDEN
+    numbers = np.arange(1, TRIES * BINS + 1, dtype=np.uint64) * GOLDEN
     return (mixed(numbers) >> np.uint64(57)).astype(np.int64).reshape(TRIES, BINS)
 
 

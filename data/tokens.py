@@ -70,6 +70,7 @@ class Encoder:
         self.template = resolve_template(tokenizer, template)
         self.labels: tuple[str, ...] = ()
         self._whole, self._plain = _copies(tokenizer)
+        self._bos: int | None = tokenizer.bos_token_id  # transformers looks it up anew whenever it is asked
         self._numbers: dict[str, int] = {}
         self._ahead: dict[str, Coded] = {}
         self._documents: dict[str, Sequence[int]] = {}
@@ -149,7 +150,7 @@ class Encoder:
         ids = self._document(example)
         for start in range(0, max(len(ids) - 1, min(len(ids), 1)), self.max_length - 1):
             piece = ids[start : start + self.max_length].copy()
-            if piece.size and ids[0] == self.tokenizer.bos_token_id:
+            if piece.size and ids[0] == self._bos:
                 piece[0] = ids[0]
             yield self._encoded(piece, [(0, len(piece))])
 
@@ -219,8 +220,7 @@ class Encoder:
         if isinstance(example, Conversation):
             return _array(self._code(self.renderer.text(example.messages, example.tools)).ids)
         ids = self._documents.get(example.text) or self._whole.encode(example.text).ids
-        bos = self.tokenizer.bos_token_id
-        return _array(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids)
+        return _array(ids[1:] if self._bos is not None and ids[:2] == [self._bos, self._bos] else ids)
 
     def _encoded(self, whole: Ids, spans: Sequence[Span], *, answer: int = -1) -> Encoded:
         import numpy as np

@@ -9,12 +9,15 @@ from tunefleet.data.keys import exchanges
 from tunefleet.data.layout import Encoded
 
 
-def wording(example: Example, encoded: Encoded, tokenizer: Any) -> dict[str, Any]:
+def wording(example: Example, encoded: Encoded, tokenizer: Any, *, whole: bool) -> dict[str, Any]:
     """``prompt`` and ``answer`` in words, always; with ``messages`` and ``tools`` (the turns before the answer) for what a chat template writes.
 
     Of a conversation it is the last answer that ``encoded`` holds. Where everything of a conversation or a document is learnt, all of it is the answer.
+    ``whole``: ``encoded`` is all that became of the example, uncut.
     """
     match example:
+        case Text(text=text) if whole:
+            return {"prompt": "", "answer": text}
         case Conversation() if encoded.supervised < encoded.length - 1:
             learnt = exchanges(example)
             before, said = learnt[encoded.answer] if learnt else (example.messages, "")
