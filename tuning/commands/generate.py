@@ -25,7 +25,13 @@ VERB = Verb(
         Option("--input", "prompts to answer: rows of any format that holds a question, or plain text with a prompt a line", metavar="FILE"),
         Option("--output", "with --input: the file to write, JSON lines in the order of the input; a request that was stopped goes on", metavar="FILE"),
         Option("--overwrite", "with --output: replace the file that is there"),
-        Option("--batch-size", "with --input: prompts that an actor answers at once", metavar="N", type=whole_number(1), default=8),
+        Option(
+            "--batch-size",
+            "with --input: prompts that an actor answers at once; in bf16 its rounding may choose between two tokens that are nearly as likely, 1 does without",
+            metavar="N",
+            type=whole_number(1),
+            default=8,
+        ),
         Option(
             "--actors", "with --input: Ray actors, each with the model; 0: this process. By default one a GPU, or one for two CPUs", "N", type=whole_number(0)
         ),
@@ -115,7 +121,11 @@ def answer_file(options: argparse.Namespace, drawing: Drawing) -> int:
     began = time.monotonic()
     with Counter("generating", warm=True) as counter:
         where = promptfile.Where(options.actors, options.address)
-        done = promptfile.answer_file(request, where, progress=lambda rows, of: counter.show(rows, rows, of), say=counter.say)
+        try:
+            done = promptfile.answer_file(request, where, progress=lambda rows, of: counter.show(rows, rows, of), say=counter.say)
+        except KeyboardInterrupt:
+            remark(f"what was answered so far is kept in {options.output}.parts: the same command goes on")
+            raise
     if options.json:
         print_json(vars(done))
     else:
