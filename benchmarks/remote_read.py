@@ -1,6 +1,6 @@
 """Remote shards: four processes of one node read a store on a real S3 server, and the same store from a folder, in turns.
 
-    python benchmarks/remote_read.py          a minute; writes benchmarks/results/<date>-remote-read.json
+    python benchmarks/remote_read.py          two minutes; writes benchmarks/results/<date>-remote-read.json
 
 The server is OpenStack Swift on loopback (tests/s3server.py), behind a proxy that counts requests. The first epoch fetches; the later ones find every shard
 in the cache of the node. Each process takes its rank's rounds of steps of 64 rows and hands them over as tensors of int64 ids and masks, batches of 8.
@@ -16,7 +16,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from recording import machine, save, show, spread
@@ -52,7 +52,7 @@ def upload(folder: Path, address: str) -> None:
 
 
 def reader(pipe: Connection, store: str, cache: str, rank: int) -> None:
-    """A rank: for every epoch that it is told, reads its rounds and says how many rows they were."""
+    """A rank: for every epoch that it is told, reads its rounds and says how many rows they were, and what they cost of the processor."""
     from tunefleet.data.feed import feed_of
     from tunefleet.data.packing import Limits
     from tunefleet.data.steps import StepSize
@@ -64,10 +64,10 @@ def reader(pipe: Connection, store: str, cache: str, rank: int) -> None:
     handed_over([Record(0, {"ids": np.zeros(1, np.int32), "supervised": np.zeros(1, np.uint8)})])  # torch is imported now
     pipe.send(feed.rows.rows)
     while (epoch := pipe.recv()) is not None:
-        rows = 0
+        rows, began = 0, time.process_time()
         for step in range(epoch * stream.steps_per_epoch, (epoch + 1) * stream.steps_per_epoch):
             rows += sum(handed_over(rounds.records) for rounds in stream.take(step) if rounds.real)
-        pipe.send(rows)
+        pipe.send((rows, time.process_time() - began))
 
 
 def handed_over(records: list[Any]) -> int:
@@ -77,6 +77,14 @@ def handed_over(records: list[Any]) -> int:
     for name in ("ids", "supervised"):
         torch.from_numpy(np.stack([record.columns[name] for record in records]).astype(np.int64))
     return len(records)
+
+
+class Epoch(NamedTuple):
+    """Rows, seconds from the first rank's start to the last one's end, and seconds of the processor over all ranks."""
+
+    rows: int
+    seconds: float
+    cpu_s: float
 
 
 class Node:
@@ -92,12 +100,13 @@ class Node:
         for pipe in self.pipes:
             pipe.recv()  # it is ready
 
-    def epoch(self, number: int) -> tuple[int, float]:
-        """Rows and seconds of an epoch, from the first rank's start to the last one's end."""
+    def epoch(self, number: int) -> Epoch:
+        """All ranks read an epoch."""
         began = time.perf_counter()
         for pipe in self.pipes:
             pipe.send(number)
-        return sum(pipe.recv() for pipe in self.pipes), time.perf_counter() - began
+        rows, cpu_s = zip(*(pipe.recv() for pipe in self.pipes), strict=True)
+        return Epoch(sum(rows), time.perf_counter() - began, sum(cpu_s))
 
     def close(self) -> None:
         """End them."""
@@ -119,29 +128,30 @@ def measure(root: Path, rows: int, shard_bytes: int, turns: int) -> dict[str, An
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
         near, far = Node(str(root / "local"), root / "unused"), Node("s3://bench/store", root / "cache")
         shards = [shard.name for shard in Store.open(root / "local").index.splits["train"].shards]
-        read, seconds = far.epoch(0)
-        assert read == near.epoch(0)[0] == rows
+        first = far.epoch(0)
+        assert first.rows == near.epoch(0).rows == rows
         gets = [proxy.count("GET", name) for name in shards]
         proxy.clear()
-        rates: dict[str, list[float]] = {"local": [], "remote": []}
+        read: dict[str, list[Epoch]] = {"local": [], "remote": []}
         for turn in range(1, turns + 1):
             for name, node in (("local", near), ("remote", far)) if turn % 2 else (("remote", far), ("local", near)):
-                counted, took = node.epoch(turn)
-                rates[name].append(counted / took)
+                read[name].append(node.epoch(turn))
         later = sum(proxy.count("GET", name) for name in shards)
         near.close()
         far.close()
     finally:
         proxy.stop()
         server.stop()
-    ratios = [far / near for near, far in zip(rates["local"], rates["remote"], strict=True)]
+    assert all(epoch.rows == rows for epochs in read.values() for epoch in epochs)
+    pairs = list(zip(read["local"], read["remote"], strict=True))
     return {
         "work": {"rows": rows, "tokens_per_row": TOKENS, "shards": len(shards), "shard_bytes": shard_bytes, "ranks": RANKS, "turns": turns},
         "gets_per_shard_first_epoch": {"least": min(gets), "most": max(gets)},
         "gets_of_shards_later": later,
-        "first_epoch_rows_per_second": rows / seconds,
-        "rows_per_second": {name: spread(values) for name, values in rates.items()},
-        "remote_over_local": spread(ratios),
+        "first_epoch_rows_per_second": rows / first.seconds,
+        "rows_per_second": {name: spread([epoch.rows / epoch.seconds for epoch in epochs]) for name, epochs in read.items()},
+        "remote_over_local": spread([here.seconds / there.seconds for here, there in pairs]),
+        "cpu_remote_over_local": spread([there.cpu_s / here.cpu_s for here, there in pairs]),
     }
 
 
@@ -164,6 +174,7 @@ def main() -> None:
     show(f"rows a second, four processes ({path.name})", ["reader", "median", "low", "high"], lines)
     print(f"requests for a shard in the first epoch: {figures['gets_per_shard_first_epoch']}, later: {figures['gets_of_shards_later']}")
     print(f"remote over local, later epochs: {figures['remote_over_local']}")
+    print(f"processor time, remote over local: {figures['cpu_remote_over_local']}")
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def test_rows_that_are_no_text_are_named_and_counted_and_dropped_only_by_policy(
     with pytest.raises((DataError, Refusal), match=r"data\.quality\.invalid: 4 of 45") as caught:
         ready(small_run(tmp_path, data={"holdout": 0}))
     assert "rows.jsonl:42" in str(caught.value)
-    write_hostile_rows(tmp_path / "rows.jsonl", {"id": 99, "prompt": "Go on.", "completion": "hello there, " * 330_000})  # a line of 4 MB
+    write_hostile_rows(tmp_path / "rows.jsonl", {"id": 99, "prompt": "Go on.", "completion": "hello there, " * 330})  # one of 4 MB: tests/unit/data/test_planted.py
     said = io.StringIO()
     policies = {"invalid": "drop", "truncated": "drop", "duplicate_ids": "drop"}
     counts = ready(small_run(tmp_path, data={"holdout": 0, "quality": policies}), said).prepared.counts

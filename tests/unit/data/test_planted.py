@@ -136,6 +136,7 @@ def test_case_punctuation_and_white_space_make_no_other_text():
     assert likeness(near[:1], near[1:])[0] > 0.8
 
 
+@pytest.mark.fault
 def test_bytes_that_are_no_text_are_counted_and_their_policy_is_asked(tmp_path, tokenizer):
     good = [json.dumps({"prompt": sentence(i), "completion": "yes " + sentence(50 + i, 3)}).encode() for i in range(20)]
     bad = [
@@ -152,6 +153,7 @@ def test_bytes_that_are_no_text_are_counted_and_their_policy_is_asked(tmp_path, 
     assert (prepared.counts["invalid"], prepared.counts["kept"]) == (4, 20)
 
 
+@pytest.mark.fault
 def test_one_id_for_two_rows_is_counted_and_follows_its_policy(tmp_path, tokenizer):
     rows = [{"id": i % 18, "prompt": sentence(i), "completion": "yes"} for i in range(20)]
     source = [written(tmp_path / "rows.jsonl", [*rows, rows[0]])]  # the last one is an exact duplicate, and no other row of the same name
@@ -161,6 +163,7 @@ def test_one_id_for_two_rows_is_counted_and_follows_its_policy(tmp_path, tokeniz
         prepared_of(tmp_path, tokenizer, source, duplicate_ids="error")
 
 
+@pytest.mark.fault
 def test_a_line_of_four_megabytes_is_cut_or_dropped_and_counted(tmp_path, tokenizer):
     rows = [{"prompt": sentence(i), "completion": "yes"} for i in range(10)] + [{"prompt": "Go on.", "completion": "hello there, " * 320_000}]
     source = [written(tmp_path / "rows.jsonl", rows)]
@@ -171,6 +174,7 @@ def test_a_line_of_four_megabytes_is_cut_or_dropped_and_counted(tmp_path, tokeni
     assert dropped["supervised_lost"] == 0
 
 
+@pytest.mark.fault
 def test_a_prompt_that_fills_the_context_leaves_nothing_to_learn_and_is_counted(tmp_path, tokenizer):
     rows = [{"prompt": sentence(i), "completion": "yes"} for i in range(10)] + [{"prompt": sentence(99, 400), "completion": "yes"}]
     source = [written(tmp_path / "rows.jsonl", rows)]
