@@ -13,6 +13,7 @@ import multiprocessing as mp
 import os
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from recording import machine, save, show, spread
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.data.layout import ANSWERS, Encoded, Record
+from tunefleet.data.picked import padded
 from tunefleet.data.settings import Data
 from tunefleet.data.shards import INDEX, Columns, Index, ShardWriter, write_index
 from tunefleet.data.store import Store
@@ -70,12 +72,12 @@ def reader(pipe: Connection, store: str, cache: str, rank: int) -> None:
         pipe.send((rows, time.process_time() - began))
 
 
-def handed_over(records: list[Any]) -> int:
+def handed_over(records: Sequence[Record]) -> int:
     """Make tensors of a micro-batch; how many rows they hold."""
     import torch
 
     for name in ("ids", "supervised"):
-        torch.from_numpy(np.stack([record.columns[name] for record in records]).astype(np.int64))
+        torch.from_numpy(padded(records, name, 0)[0])
     return len(records)
 
 

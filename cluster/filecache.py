@@ -73,6 +73,7 @@ class _File:
     blocks: Callable[[], Iterator[bytes]]
     bytes: int
     sha256: str | None
+    fix: str = "use another copy"
 
     def __str__(self) -> str:
         return self.path
@@ -109,7 +110,8 @@ class FileCache:
         path = f"{storage.address}/{name}"
         if not _KEY.fullmatch(sha256):
             raise StorageError(f"{path}: not fetched", got=f"sha256 {sha256!r}", want="64 hexadecimal digits", fix="prepare the data again")
-        return self._right(_File(sha256, path, lambda: _blocks(storage, name, size), size, sha256), wait=wait, within_limit=within_limit)
+        fix = "delete the store and run `tunefleet prepare` again"
+        return self._right(_File(sha256, path, lambda: _blocks(storage, name, size), size, sha256, fix), wait=wait, within_limit=within_limit)
 
     def lend(self, key: str, path: str, blocks: Callable[[], Iterator[bytes]], *, size: int, sha256: str | None = None) -> Path:
         """A local copy of what the key stands for, in use by this process for LENT_S, or until it has asked for very many others.
@@ -238,7 +240,7 @@ class FileCache:
                     f"{file}: not what was written",
                     got=f"{found[1]} bytes, sha256 {found[0]}",
                     want=f"{file.bytes} bytes, sha256 {file.sha256}",
-                    fix="it is torn or altered: use another copy, or make it anew",
+                    fix=f"it is torn or altered: {file.fix}",
                 )
             with _explained(temporary, file.bytes):
                 temporary.replace(self._path(file.key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tunefleet.data.settings import Data
 from tunefleet.data.shards import INDEX, Columns, Index, ShardWriter, write_index
 from tunefleet.data.steps import StepSize
 from tunefleet.data.store import Store
+from tunefleet.data.stream import Round
 
 
 def tokens_of(row: int, length: int) -> np.ndarray:
@@ -59,3 +60,14 @@ def make_feed(store: Store, examples: int | None = None, tokens: int | None = No
     """What a run reads of such a store."""
     train = [{"path": "unused", "weight": weight} for weight in weights or [1.0] * len(store.split("train").sources)]
     return feed_of(store, Data.model_validate({"train": train, **data}), StepSize(examples, tokens), seed)
+
+
+def ids_read(rounds: Iterable[Round]) -> list[int]:
+    """The ids of the real rows of a step, all of them read: a stream hands over rows that are read when they are asked for."""
+    found = []
+    for one in rounds:
+        for record in one.records:
+            ids = record.columns["ids"].tolist()
+            assert ids == tokens_of(record.id, len(ids)).tolist()
+            found += [record.id] if one.real else []
+    return found

@@ -17,7 +17,7 @@ from gangs import gang
 from remotes import Remote
 from rich.console import Console
 from runs import lines, make_stage, small_run, work
-from shardtoys import edit_index, make_feed, make_store, tokens_of
+from shardtoys import edit_index, ids_read, make_feed, make_store
 
 from tunefleet.cluster.errors import CheckpointError, DataError, Refusal, StorageError
 from tunefleet.cluster.storage import Storage, open_storage
@@ -71,12 +71,11 @@ def test_a_shard_that_is_not_what_was_written_is_named_and_no_row_of_it_is_ever_
         if own & set(stream.ids(step).tolist()):
             for _ in range(2):  # also when it is asked for again
                 with pytest.raises(StorageError, match=f"train-{bad:05d}") as caught:
-                    stream.take(step)
+                    ids_read(stream.take(step))
             assert "prepare" in caught.value.fix or (place, kind) == ("far", "missing")
             failed += 1
         else:
-            for rounds in stream.take(step):
-                assert all(record.columns["ids"].tolist() == tokens_of(record.id, 10).tolist() for record in rounds.records)
+            assert sorted(ids_read(stream.take(step))) == sorted(stream.ids(step).tolist())
     assert 0 < failed < stream.steps_per_epoch  # it was met in the middle
 
 
@@ -257,7 +256,9 @@ def test_rows_that_are_no_text_are_named_and_counted_and_dropped_only_by_policy(
     with pytest.raises((DataError, Refusal), match=r"data\.quality\.invalid: 4 of 45") as caught:
         ready(small_run(tmp_path, data={"holdout": 0}))
     assert "rows.jsonl:42" in str(caught.value)
-    write_hostile_rows(tmp_path / "rows.jsonl", {"id": 99, "prompt": "Go on.", "completion": "hello there, " * 330})  # one of 4 MB: tests/unit/data/test_planted.py
+    write_hostile_rows(
+        tmp_path / "rows.jsonl", {"id": 99, "prompt": "Go on.", "completion": "hello there, " * 330}
+    )  # one of 4 MB: tests/unit/data/test_planted.py
     said = io.StringIO()
     policies = {"invalid": "drop", "truncated": "drop", "duplicate_ids": "drop"}
     counts = ready(small_run(tmp_path, data={"holdout": 0, "quality": policies}), said).prepared.counts
