@@ -13,7 +13,7 @@ from tunefleet.data.summary import SourceSummary
 Tone = Literal["bad", "warn", "plain"]
 TODO = {
     "leakage": "Held-out figures would be too good: set data.quality.leakage to drop, or take the rows out of one side.",
-    "unsupervised": "Nothing can be learnt from them: mend them, or raise data.max_length where the prompt alone fills it.",
+    "unsupervised": "Nothing can be learnt from them: raise data.max_length for those that lose it, mend the others.",
     "near_leakage": "Held-out figures are likely too good: look at the cases, and set data.quality.near_leakage to drop where they are the same task.",
     "contradictions": "The model learns to guess between the answers: keep one, or set data.quality.contradictions to drop (the earliest stays).",
     "invalid": "Mend them; a row that cannot be read is never trained on.",
@@ -58,7 +58,7 @@ def _finding(finding: Finding, rows: int, sources: Sequence[SourceSummary]) -> A
     said = f"Rows that {MEANING[finding.kind]}: {finding.count:,} of {rows:,} ({percent(share)})."
     if finding.kind == "unsupervised":
         cut = sum(source.all_cut for source in sources)
-        said += " data.max_length cuts off all that they teach." if cut == finding.count else f" {cut:,} of them lose it to data.max_length." if cut else ""
+        said += f" Of them {cut:,} lose it to data.max_length." if cut < finding.count else " All of them lose it to data.max_length."
     return Advice(tone, said, done if tone == "plain" else f"{done} {TODO[finding.kind]}", share * GRAVITY.get(finding.kind, 1.0))
 
 

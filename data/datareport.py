@@ -127,14 +127,13 @@ def _verdict(report: Report) -> Markup:
 def _figures(report: Report) -> Markup:
     rows, kept = len(report.judged.keep), int(report.judged.keep.sum())
     tokens, supervised, lost = (sum(values) for values in zip(*((s.tokens, s.supervised, s.lost) for s in report.sources), strict=True))
-    longest = max((source.lengths.longest for source in report.sources if source.lengths), default=0)
     refused = sum(finding.count for finding in report.judged.findings if finding.policy == "error")
-    several = "in examples of at most" if any(source.pieces for source in report.sources) else "in texts of at most"
+    longest, how = _longest(report)
     shown = [
         Figure("rows", f"{rows:,}"),
         Figure("refused", f"{refused:,}", tone="bad") if report.judged.refuses else Figure("stay", f"{kept:,}", more=percent(kept / max(rows, 1))),
         Figure("tokens", amount(tokens)),
-        Figure("longest row", f"{longest:,}", "tokens", more=f"{'max_length' if longest <= report.max_length else several} {report.max_length:,}"),
+        Figure("longest row", f"{longest:,}", "tokens", more=f"{how} {report.max_length:,}"),
     ]
     if supervised:
         shown.insert(3, Figure("learnt", percent(supervised / max(tokens, 1)), more="of the tokens carry loss"))
@@ -142,6 +141,14 @@ def _figures(report: Report) -> Markup:
             Figure("cut off", percent(lost / max(lost + supervised, 1)), more="of what should be learnt", tone="warn" if lost > 0.005 * supervised else "plain")
         )
     return figures(shown)
+
+
+def _longest(report: Report) -> tuple[int, str]:
+    """Tokens of the longest sequence before the cut, or of the longest document, and what becomes of it at max_length."""
+    if any(source.pieces for source in report.sources):
+        return max(source.lengths.longest for source in report.sources if source.lengths), "in examples of at most"
+    longest = max((source.needed[1] for source in report.sources), default=0)
+    return longest, "cut at" if longest > report.max_length else "max_length"
 
 
 def _advice(advice: Advice) -> Markup:

@@ -32,7 +32,7 @@ MEANING: Mapping[str, str] = {
     "contradictions": "answer the prompt of an earlier one otherwise",
     "leakage": "are for training with a prompt that is also held out",
     "near_leakage": "are for training and nearly equal a held-out one",
-    "unsupervised": "have no token to learn (an answer that data.max_length cuts off counts)",
+    "unsupervised": "have no token to learn",
     "truncated": "are longer than data.max_length",
     "roles_out_of_order": "have turns in an order that no chat has",
     "empty_turns": "have a turn, an answer or a text with nothing in it",

@@ -123,6 +123,8 @@ def test_the_length_that_would_cut_nothing_cuts_nothing_and_one_less_does(tmp_pa
     told = json.loads(Path(made(60).report).with_suffix(".json").read_text())
     (needed,) = {length for source in told["sources"] for length in source["needed"]}
     assert any(f"data.max_length {needed:,} would cut none of them" in advice["todo"] for advice in told["advice"])
+    page = page_of(made(60)).text
+    assert f"{needed} tokenscut at 60" in page
     assert (made(needed).counts["truncated"], made(needed - 1).counts["truncated"]) == (0, 1)
 
 
@@ -133,7 +135,7 @@ def test_rows_that_lose_all_that_they_teach_are_told_from_those_that_teach_nothi
     rows = [*asks(40), long, {**long, "completion": "No."}]
     prepared = store(tmp_path, tokenizer, rows, quality={"unsupervised": "drop"}, train=[{"path": str(tmp_path / "rows.jsonl")}, {"path": str(path)}])
     assert prepared.counts["unsupervised"] == 3
-    assert "2 of them lose it to data.max_length" in page_of(prepared).text
+    assert "3 of 43 (7.0%). Of them 2 lose it to data.max_length" in page_of(prepared).text
 
 
 def test_a_side_without_rows_has_a_report_that_says_so_first(tmp_path, tokenizer):
