@@ -12,7 +12,7 @@ from typing import Any
 from tunefleet.cluster import machine as place
 
 RESULTS = Path(__file__).parent / "results"
-STACK = ("torch", "ray", "deepspeed", "transformers", "accelerate", "trl", "datasets", "peft", "numpy")
+STACK = ("torch", "ray", "deepspeed", "transformers", "accelerate", "trl", "datasets", "peft", "numpy", "pyarrow", "mosaicml-streaming", "litdata")
 
 
 def machine() -> dict[str, Any]:
