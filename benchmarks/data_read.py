@@ -4,8 +4,8 @@
     PYTHONPATH=src peers/bin/python benchmarks/data_read.py                             2 minutes; writes benchmarks/results/<date>-data-read.json
 
 Everyone reads the same rows and hands over the same thing, batch after batch: a tensor (8, 512). Turns alternate, so that a slow spell of the machine meets
-all. ``64 rows at once`` is ours with less gathered at once; ``a training step`` is more than the others do, and stands outside of the comparison: 64 rows divided into micro-batches of like lengths, each as the
-four matrices that a loss needs.
+all. Two more of ours stand outside of the comparison: ``64 rows at once`` gathers less at once, and ``a training step`` does more than the others do: 64 rows
+divided into micro-batches of like lengths, each as the four matrices that a loss needs.
 """
 
 from __future__ import annotations

@@ -110,13 +110,14 @@ def shared(own: Split, replayed: Split | None, data: Data, size: StepSize, seed:
     lengths = rows.lengths if size.tokens is not None else None
     if replayed is not None:
         shares.append(Share("replay", range(own.rows, rows.rows), found[-1]))
-    course: Course = Order(own.shard_rows, seed, own.window, lengths)
+    course: Course = Order(own.shard_rows, seed, own.window, lengths, own.shard_tokens)
     if not plain:
-        shards = [[own.shard_rows[i] for i in source.shards] for source in own.sources if source.ids]
-        shards += [replayed.shard_rows] if replayed is not None else []
+        cuts = [slice(source.shards.start, source.shards.stop) for source in own.sources if source.ids]
+        shards = [(own.shard_rows[cut], own.shard_tokens[cut]) for cut in cuts]
+        shards += [(replayed.shard_rows, replayed.shard_tokens)] if replayed is not None else []
         parts = [
-            Part(of, share.ids.start, share.quota, None if lengths is None else lengths[share.ids.start : share.ids.stop])
-            for of, share in zip(shards, shares, strict=True)
+            Part(counts_of, share.ids.start, share.quota, None if lengths is None else lengths[share.ids.start : share.ids.stop], tokens_of)
+            for (counts_of, tokens_of), share in zip(shards, shares, strict=True)
         ]
         course = Mixture(parts, seed, own.window)
     return Feed(rows, course, steps_of(course, rows.lengths, size), tuple(shares))

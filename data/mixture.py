@@ -30,12 +30,13 @@ _DIGITS = Context(prec=50)
 
 
 class Part(NamedTuple):
-    """A source as it stands in a store: the rows of its shards, its first id, how many examples of it an epoch has, and tokens by row (or None)."""
+    """A source as it stands in a store: the rows of its shards, its first id, its examples in an epoch, and tokens by row and by shard (or None)."""
 
     shard_rows: Sequence[int]
     first: int
     quota: int
     lengths: Lengths | None = None
+    shard_tokens: Sequence[int] | None = None
 
 
 def quotas(rows: Sequence[int], weights: Sequence[float], *, temperature: float | None = 1.0, seed: int = 0, replay: float = 0.0) -> list[int]:
@@ -141,8 +142,8 @@ class _Source:
 
     def __init__(self, part: Part, seed: int, window: int) -> None:
         self.part, self.seed = part, seed
-        self.order = Order(part.shard_rows, seed, window, part.lengths)
-        self.circle = Order(part.shard_rows, int(hashes(seed, 0, _REST, np.zeros(1, np.int64))[0]), window, part.lengths)
+        self.order = Order(part.shard_rows, seed, window, part.lengths, part.shard_tokens)
+        self.circle = Order(part.shard_rows, int(hashes(seed, 0, _REST, np.zeros(1, np.int64))[0]), window, part.lengths, part.shard_tokens)
         self.passes, self.rest = divmod(part.quota, self.order.rows)
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
 

@@ -17,6 +17,8 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from tunefleet.data.order import Lengths
+
     Ints = npt.NDArray[np.int64]
 
 Kind = Literal["bucket", "pack", "pad"]
@@ -36,19 +38,26 @@ class Limits(NamedTuple):
         return by_tokens if self.rows is None else np.minimum(by_tokens, self.rows)
 
 
-def costliest(lengths: Ints, most_rows: int, *, kind: Kind, limits: Limits) -> Ints:
+def costliest(lengths: Lengths, most_rows: int, *, kind: Kind, limits: Limits) -> Ints:
     """Ids of rows that cost as much as any micro-batch of these rows can, in a step of at most so many rows; of a packed one less than a row more."""
     counts = np.bincount(lengths)
     sizes = np.flatnonzero(counts)
     if kind == "pack":
-        order = np.argsort(-lengths, kind="stable")[: min(most_rows, limits.rows or len(lengths))]
-        before = np.cumsum(lengths[order]) - lengths[order]
-        return order if limits.tokens is None else order[before < limits.tokens]
+        order = _longest(lengths, counts, min(most_rows, limits.rows or len(lengths)))
+        upto: Ints = np.cumsum(lengths[order], dtype=np.int64)
+        return order if limits.tokens is None else order[upto - lengths[order] < limits.tokens]
     not_longer = np.cumsum(counts[sizes])
     rows = np.minimum(np.minimum(limits.most_rows(sizes), most_rows), not_longer)
     worst = int(np.argmax(rows * row_cost(sizes)))
-    ids = np.flatnonzero(lengths <= sizes[worst])
-    return ids[np.argsort(-lengths[ids], kind="stable")[: rows[worst]]]
+    return _longest(lengths, counts[: sizes[worst] + 1], int(rows[worst]))
+
+
+def _longest(lengths: Lengths, counts: Ints, most: int) -> Ints:
+    """Ids of the ``most`` longest rows among those that ``counts`` (of rows by length) counts, longest first; they are not all sorted for that."""
+    as_long = np.cumsum(counts[::-1])[::-1]  # rows of each length or above
+    bound = int(np.flatnonzero(as_long >= min(most, as_long[0]))[-1])
+    longer, like = np.flatnonzero((lengths > bound) & (lengths < len(counts))), np.flatnonzero(lengths == bound)
+    return np.concatenate([longer[np.argsort(-lengths[longer], kind="stable")], like[: most - len(longer)]])
 
 
 def row_cost(lengths: Ints) -> Ints:

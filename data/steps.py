@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -66,13 +66,17 @@ class ByTokens:
     NEAR = 4096  # positions within which a boundary is looked for example by example
 
     def __init__(self, course: Course, lengths: Lengths, budget: int) -> None:
-        mean, least, most = course.epoch_tokens()
-        longest, shortest = int(lengths.max()), max(int(lengths.min()), 1)
+        mean, least, _ = course.epoch_tokens()
         self.course, self.lengths = course, lengths
-        self.per_epoch = max(1, min(-(-mean // budget), least // longest))
-        self.most_rows = min(course.rows, (most // self.per_epoch + longest) // shortest + 1)
+        self.per_epoch = max(1, min(-(-mean // budget), least // int(lengths.max())))
         self._tokens = lru_cache(maxsize=4)(lambda epoch: course.tokens_before(epoch, course.rows))
         self._boundary = lru_cache(maxsize=8)(self._find)
+
+    @cached_property
+    def most_rows(self) -> int:
+        """See Steps."""
+        *_, most = self.course.epoch_tokens()
+        return min(self.course.rows, (most // self.per_epoch + int(self.lengths.max())) // max(int(self.lengths.min()), 1) + 1)
 
     def range(self, step: int) -> StepRange:
         """See Steps. Looks at a few windows, wherever the step stands."""

@@ -71,7 +71,7 @@ class Split:
         files.refuse_small_cache(split.shards, index.window)
         self.fingerprint, self.window, self.columns = index.fingerprint, index.window, index.layout.columns
         self.rows, self.tokens, self.supervised = split.rows, split.tokens, split.supervised
-        self.shard_rows = [shard.rows for shard in split.shards]
+        self.shard_rows, self.shard_tokens = [shard.rows for shard in split.shards], [shard.tokens for shard in split.shards]
         self.sources = split.places()
         self._files, self._lengths = files, split.lengths
         self._ends = list(accumulate(self.shard_rows))

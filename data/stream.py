@@ -88,7 +88,7 @@ class Stream:
 
     def costliest(self) -> list[Record]:
         """The costliest micro-batch that can occur in any step, for a dry run: what fits with it fits with all. Counts the rows by length; opens few shards."""
-        found = costliest(self.rows.lengths.astype(np.int64), self.steps.most_rows, kind=self.kind, limits=self.limits)
+        found = costliest(self.rows.lengths, self.steps.most_rows, kind=self.kind, limits=self.limits)
         return self.rows.records(found.tolist())
 
     def _range(self, step: int) -> StepRange:

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 import pytest
 import s3proxy
 import s3server
+from hypothesis import settings
+
+settings.register_profile("tunefleet", deadline=None)  # no test asserts seconds
+settings.load_profile("tunefleet")
 
 
 def make_bucket(name: str) -> None:

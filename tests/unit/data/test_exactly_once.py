@@ -43,6 +43,8 @@ class Table:
         self.sources = [SourceRows(f"source {i}", range(*ids), range(*own)) for i, (ids, own) in enumerate(places)]
         self.rows, self.window, self.shards, self.fingerprint = sum(counts), chance.randint(1, 5), None, "f" * 64
         self.lengths = np.asarray([chance.randint(1, 40) for _ in range(self.rows)], np.int32)
+        shard_ends_by_row = [0, *accumulate(self.shard_rows)]
+        self.shard_tokens = [int(self.lengths[a:b].sum()) for a, b in pairwise(shard_ends_by_row)]
 
     def record(self, row: int) -> Record:
         return Record(row, {})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunefleet.data.order import Order
-from tunefleet.data.packing import Limits, divide, row_cost
+from tunefleet.data.packing import Limits, costliest, divide, row_cost
 
 INPUT = Path(__file__).parents[2] / "inputs" / "gsm8k_lengths.txt"
 GSM8K = np.asarray([int(word) for line in INPUT.read_text().splitlines() if not line.startswith("#") for word in line.split()])  # real rows, cut at 512 tokens
@@ -163,3 +163,12 @@ def test_pack_spreads_the_work_more_evenly_than_bucket():
             worst[kind] += max(work) / sum(work) * 2 - 1
     assert worst["pack"] < 0.3 * worst["bucket"]
     assert worst["pack"] / 30 < 0.01
+
+
+@given(step_lengths, st.integers(1, 80), st.sampled_from(["bucket", "pack"]), limits)
+def test_the_rows_of_the_dry_run_are_the_longest_that_fit_its_micro_batch(lengths, most_rows, kind, limit):
+    ids = costliest(np.asarray(lengths, np.int32), most_rows, kind=kind, limits=limit).tolist()
+    found = [lengths[i] for i in ids]
+    assert len(set(ids)) == len(ids) <= min(most_rows, limit.rows or math.inf, len(lengths))
+    assert found == sorted((length for length in lengths if length <= found[0]), reverse=True)[: len(found)]
+    assert kind == "bucket" or found[0] == max(lengths)

@@ -57,9 +57,10 @@ def test_a_step_is_found_without_having_looked_at_another(shards, seed, quota, d
     assert steps().range(step) == ranges[-1]
 
 
+@pytest.mark.parametrize("size", [StepSize(64, None), StepSize(None, 16_384)], ids=["examples", "tokens"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_finding_a_step_costs_the_same_for_ten_million_rows_as_for_ten_thousand(parts, monkeypatch):
-    """Counted in rows that are hashed: a window's worth, a few times."""
+def test_resuming_anywhere_costs_the_same_for_ten_million_rows_as_for_ten_thousand(parts, size, monkeypatch):
+    """Counted in rows that are hashed: a window's worth, a few times, at 1%, 50% and 99% of an epoch. benchmarks/resume.py takes the time."""
     from tunefleet.data import order
 
     def hashed(rows: int, share: float) -> int:
@@ -68,7 +69,7 @@ def test_finding_a_step_costs_the_same_for_ten_million_rows_as_for_ten_thousand(
         half = len(shards) // 2
         mixed = [Part(shards[:half], 0, rows // 3, lengths[: rows // 2]), Part(shards[half:], rows // 2, rows, lengths[rows // 2 :])]
         course = Order(shards, 0, 4, lengths) if parts == 1 else Mixture(mixed, 0, 4)
-        steps = steps_of(course, lengths, StepSize(None, 16_384))
+        steps = steps_of(course, lengths, size)
         seen, hashes = [], order.hashes
 
         def count(*args):
