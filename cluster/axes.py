@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Point = tuple[float, float]
+TINY = 1e-290
 UNITS = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from a size on: divided by, letter
 
 
@@ -36,8 +37,10 @@ def axis(values: Iterable[float], *, log: bool = False, zero: bool = False, loos
     if log:
         return _log_axis(low, high, loose=loose, count=count)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
-    if high <= low:  # one value only
-        low, high = (0.0, 1.0) if zero else (low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5))
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * size, TINY):  # one value only, as far as ticks can tell
+        room = 0.05 * size if size > TINY else 0.5
+        low, high = (0.0, 1.0) if zero else (low - room, high + room)
     step = _round_step((high - low) / count, whole=whole)
     below, above = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [float(f"{i * step:.12g}") for i in range(below, above + 1)]

@@ -108,7 +108,7 @@ def histogram(
     if not sum(counts):
         return _figure(title, "Nothing was counted.", None, None)
     across = axis([*edges, *(place for place, _ in marks)], loose=False)
-    up = axis(counts, zero=True, count=4)
+    up = axis(counts, zero=True, whole=True, count=4)
     filled = element("path", d=_outline(edges, counts, across, up, height), class_="c0 fill")
     body = join(_grid_lines(up, height), _stretched([filled], height), *_marks(marks, across, height), _ticks_below(across, height))
     strips = join(*(_cell(between, number, across, height, x, y) for between, number in zip(pairwise(edges), counts, strict=True)))

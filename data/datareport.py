@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunefleet.cluster.axes import amount, count, percent
-from tunefleet.cluster.markup import Content, Markup, element, join
+from tunefleet.cluster.markup import Content, Markup, breakable, element, join
 from tunefleet.cluster.page import Cell, Figure, Section, Tone, facts, figures, fold, notice, page, paragraph, section, table, texts, verdict
 from tunefleet.cluster.storage import Storage
 from tunefleet.data.advice import Advice, advise
@@ -100,7 +100,7 @@ def as_page(report: Report) -> str:
         _findings(report),
         section("Rows to look at", *(_cases(report, finding, is_open=i == 0) for i, finding in enumerate(_by_gravity(report, found)))) if found else None,
         section("Sources", source_table(report.sources), source_charts(report.sources, report.max_length), about=ABOUT),
-        section("Decisions", element("ul", *(element("li", text) for text in report.decisions))) if report.decisions else None,
+        section("Decisions", element("ul", *(element("li", breakable(text)) for text in report.decisions))) if report.decisions else None,
     ]
     return page(
         report.title,
@@ -117,10 +117,10 @@ def _verdict(report: Report) -> Markup:
     refused = report.judged.refuses
     if report.stopped:
         return verdict(f"Nothing was prepared. {report.stopped}.", tone="bad", why=grave[0].said if grave else "")
+    stay = f"{kept:,} of {count(rows, 'row')} stay" if kept < rows else f"All {rows:,} rows stay" if rows > 1 else "The one row stays"
     if not grave:
-        said = f"{kept:,} of {count(rows, 'row')} stay" if kept < rows else f"All {rows:,} rows stay" if rows > 1 else "The one row stays"
-        return verdict(f"{said}, and nothing has to be mended.", tone="good")
-    said = "Nothing was prepared: the rows break a policy." if refused else f"{kept:,} of {rows:,} rows stay; {count(len(grave), 'thing')} to look at."
+        return verdict(f"{stay}, and nothing has to be mended.", tone="good")
+    said = "Nothing was prepared: the rows break a policy." if refused else f"{stay}; {count(len(grave), 'thing')} to look at."
     return verdict(said, tone="bad" if refused else "warn", why=grave[0].said)
 
 
@@ -133,7 +133,7 @@ def _figures(report: Report) -> Markup:
         Figure("rows", f"{rows:,}"),
         Figure("refused", f"{refused:,}", tone="bad") if report.judged.refuses else Figure("stay", f"{kept:,}", more=percent(kept / max(rows, 1))),
         Figure("tokens", amount(tokens)),
-        Figure("longest row", f"{longest:,}", "tokens", more=f"{how} {report.max_length:,}"),
+        Figure("longest row", f"{longest:,}", more=f"tokens; {how} {report.max_length:,}"),
     ]
     if supervised:
         shown.insert(3, Figure("learnt", percent(supervised / max(tokens, 1)), more="of the tokens carry loss"))

@@ -36,7 +36,7 @@ def source_table(sources: Sequence[SourceSummary]) -> Markup:
 def _drawn(source: SourceSummary, max_length: int, *, named: bool) -> Iterator[Markup]:
     """Charts of a source: lengths, the share that is learnt where it differs between rows, labels."""
     of = f"{source.name}: " if named else ""
-    if source.lengths:
+    if source.lengths and source.kept > 1:
         limit = [(float(max_length), "max_length")] if source.lengths.longest * 1.6 >= max_length >= source.lengths.longest else []
         held = source.lengths.histogram
         yield charts.histogram(f"{of}lengths", held.edges, held.counts, x="tokens a row", y="rows", marks=limit)
