@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,17 @@ from shardtoys import edit_index
 from tiny_tokenizers import tiny_tokenizer
 
 from tunefleet.cluster.errors import DataError, Refusal, SettingsError, StorageError
+from tunefleet.cluster.tasks import Here
 from tunefleet.data import blocks as blocks_module
 from tunefleet.data import rows as rows_module
 from tunefleet.data.examples import Conversation, Message
 from tunefleet.data.layout import ANSWERS, TEXT, Column, Encoded, Layout, sequences
-from tunefleet.data.prepare import Advance, prepare
+from tunefleet.data.prepare import Advance, Limits, prepare
 from tunefleet.data.preview import preview, runs
 from tunefleet.data.settings import Data
 from tunefleet.data.store import Store
 from tunefleet.data.tokens import Encoder
+from tunefleet.tuning.counter import Counter
 
 
 def write_pairs(path: Path, pairs) -> dict[str, str]:
@@ -287,3 +290,28 @@ def test_stretches_of_a_preview_join_to_the_whole_text(tokenizer):
 def test_a_template_path_that_is_none_is_refused_before_rows_are_read(data, tokenizer):
     with pytest.raises(SettingsError, match="chat_template"):
         prepare(data(chat_template="missing.jinja"), ANSWERS, tokenizer)
+
+
+def test_a_small_input_opens_no_cluster_and_a_large_one_does_once(data, tokenizer, tmp_path):
+    opened = []
+
+    @contextmanager
+    def cluster():
+        opened.append(1)
+        yield Here()
+
+    small = prepare(data(), ANSWERS, tokenizer, cluster=cluster)
+    assert not opened
+    large = prepare(data(store=str(tmp_path / "large")), ANSWERS, tokenizer, cluster=cluster, limits=Limits(alone=1000))
+    assert opened == [1]
+    assert small.counts == large.counts
+    prepare(data(store=str(tmp_path / "large"), quality={"near_duplicates": "drop"}), ANSWERS, tokenizer, cluster=cluster, limits=Limits(alone=1000))
+    assert opened == [1], "nothing is left to tokenise"
+
+
+def test_progress_in_words_has_rows_a_second_and_the_time_that_is_left(capsys):
+    """One block of two is done after a minute."""
+    times = iter([0.0, 0.0, 60.0])
+    with Counter("preparing", clock=lambda: next(times)) as counter:
+        counter.show(60_000, 25, 50)
+    assert capsys.readouterr().err == "preparing: 60,000 rows  1,000 rows/s  1m00s left\n"
