@@ -35,6 +35,7 @@ from tunefleet.data.settings import Data
 
 SHARED = Path("/work/shared")
 LENGTH = 512
+SHARD_BYTES = 8 << 20  # a core holds a shard: small ones, so that the few rows of the memory figure fill one for every core too
 Contestant = Callable[[Path, Path], int]
 """Takes the rows and an empty folder; returns how many rows it prepared."""
 
@@ -62,7 +63,7 @@ def ours(tasks: Tasks, near: str = "warn") -> Contestant:
     def run(rows: Path, folder: Path) -> int:
         quality = {"near_duplicates": near, "near_leakage": near}
         data = Data(train=[{"path": str(rows)}], store=str(folder), holdout=0.1, max_length=LENGTH, quality=quality)
-        return prepare(data, TEXT, tokenizer(), cluster=lambda: nullcontext(tasks), limits=Limits(alone=0)).counts["rows"]
+        return prepare(data, TEXT, tokenizer(), cluster=lambda: nullcontext(tasks), limits=Limits(alone=0, shard=SHARD_BYTES)).counts["rows"]
 
     return run
 
