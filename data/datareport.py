@@ -133,7 +133,7 @@ def _figures(report: Report) -> Markup:
         Figure("rows", f"{rows:,}"),
         Figure("refused", f"{refused:,}", tone="bad") if report.judged.refuses else Figure("stay", f"{kept:,}", more=percent(kept / max(rows, 1))),
         Figure("tokens", amount(tokens)),
-        Figure("longest row", f"{longest:,}", more=f"tokens; {how} {report.max_length:,}"),
+        Figure("longest row", f"{longest:,}", "tokens", more=f"{how} {report.max_length:,}"),
     ]
     if supervised:
         shown.insert(3, Figure("learnt", percent(supervised / max(tokens, 1)), more="of the tokens carry loss"))
