@@ -90,6 +90,17 @@ def test_attention_costs_the_squares_of_the_rows_not_of_the_pack() -> None:
     assert attention([64] * 8) * 7.5 < attention([512])
 
 
+def test_padding_counts_as_computed_only_where_it_is() -> None:
+    scorer, batch = TokenScorer(tiny_model("llama")), tiny_batch(rows=3, length=8)
+    seen: list[int] = []
+    scorer.model.base_model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    for by_row in (True, False):
+        scorer.by_row = by_row
+        scorer(batch)
+        assert scorer.computed_tokens(batch) == seen[-1]
+    assert seen == [16, 24]
+
+
 @pytest.mark.parametrize("window", [None, 1, 3, 9])
 def test_a_token_looks_at_itself_and_the_window_before_it(window: int | None) -> None:
     expected = [[0.0 if 0 <= q - k < (window or 99) else -torch.inf for k in range(6)] for q in range(6)]
