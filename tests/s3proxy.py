@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Kind = Literal["500", "503", "403", "expired", "stall", "trickle", "short", "reset", "lost", "pause"]
-"""``lost``: the request is done, its answer is a 500. ``reset``: the connection is cut. ``pause``: waits for ``release``, then goes on."""
+Kind = Literal["500", "503", "403", "expired", "stall", "trickle", "short", "reset", "lost", "pause", "flip"]
+"""``lost``: the request is done, its answer is a 500. ``reset``: the connection is cut. ``pause``: waits for ``release``, then goes on. ``flip``: one bit of
+what is sent is another."""
 _CODES = {
     "500": (500, "InternalError"),
     "503": (503, "SlowDown"),
@@ -144,6 +145,8 @@ def _handler(host: str, port: int) -> type[BaseHTTPRequestHandler]:
             kind = proxy.judge(Request(self.command, self.path, key))
             if kind == "pause":
                 proxy.release.wait()
+            if kind == "flip":
+                body = bytes([body[0] ^ 1]) + body[1:]
             if kind == "reset":
                 self._cut()
                 return

@@ -6,7 +6,6 @@ Objects above ``PART_BYTES`` go up in parts, several at once. Whatever is large 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -23,7 +22,11 @@ from tunefleet.cluster.scratch import private_folder, staging
 from tunefleet.cluster.storage import Stored, announce, check_content, chunks, hash_file, name_parts
 from tunefleet.cluster.storages.s3client import Client, FailedError, Patience, client, explained
 
-PART_BYTES = 16 << 20
+PART_BYTES = 32 << 20
+"""Of an upload: each part costs the server an object of its own, and this machine as much memory for each that is on its way."""
+
+BLOCK_BYTES = 16 << 20
+"""Of a download."""
 ABREAST = 4
 """Requests of one upload or download at a time."""
 
@@ -52,6 +55,7 @@ class S3:
     prefix: str = ""
     patience: Patience = PATIENCE
     part_bytes: int = PART_BYTES
+    block_bytes: int = BLOCK_BYTES
 
     @classmethod
     def at(cls, address: str) -> S3:
@@ -73,11 +77,13 @@ class S3:
 
     def put(self, name: str, data: bytes) -> Stored:
         """See Storage."""
-        if len(data) > self.part_bytes:
-            self._put_parts(name, (data[start : start + self.part_bytes] for start in range(0, len(data), self.part_bytes)))
-        else:
-            self._put_whole(name, data)
-        return Stored(name, len(data), hashlib.sha256(data).hexdigest())
+        with ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(lambda: hashlib.sha256(data).hexdigest())
+            if len(data) > self.part_bytes:
+                self._put_parts(name, (data[start : start + self.part_bytes] for start in range(0, len(data), self.part_bytes)))
+            else:
+                self._put_whole(name, data)
+            return Stored(name, len(data), digest.result())
 
     def put_file(self, name: str, local: Path, *, consume: bool = False) -> Stored:
         """See Storage."""
@@ -101,10 +107,10 @@ class S3:
 
     def read(self, name: str, *, sha256: str | None = None, size: int | None = None) -> bytes:
         """See Storage."""
-        data = self._get(name, f"bytes=0-{self.part_bytes - 1}", self.part_bytes)
-        if len(data) == self.part_bytes:
+        data = self._get(name, f"bytes=0-{self.block_bytes - 1}", self.block_bytes)
+        if len(data) == self.block_bytes:
             head = self.head(name)
-            data = b"".join(self._blocks(name, head)) if head.size > self.part_bytes else data
+            data = b"".join(self._blocks(name, head)) if head.size > self.block_bytes else data
         check_content(self._path(name), len(data), lambda: hashlib.sha256(data).hexdigest(), sha256, size)
         return data
 
@@ -112,7 +118,7 @@ class S3:
         """See Storage."""
         if length == 0:
             return b""
-        return self._get(name, f"bytes={offset}-{'' if length is None else offset + length - 1}", length or self.part_bytes)
+        return self._get(name, f"bytes={offset}-{'' if length is None else offset + length - 1}", length or self.block_bytes)
 
     def local(self, name: str, *, sha256: str | None = None, size: int | None = None) -> Path:
         """See Storage."""
@@ -218,18 +224,17 @@ class S3:
 
     def _put_whole(self, name: str, data: bytes, **conditions: str) -> None:
         announce("upload", self._path(name))
-        key, digest = self._key(name), _md5(data)
-        self._ask(name, "write it", lambda s3: s3.put_object(Bucket=self.bucket, Key=key, Body=data, ContentMD5=digest, **conditions), size=len(data))
+        key = self._key(name)
+        self._ask(name, "write it", lambda s3: s3.put_object(Bucket=self.bucket, Key=key, Body=data, **conditions), size=len(data))
 
     def _put_parts(self, name: str, parts: Iterator[bytes]) -> None:
         place = {"Bucket": self.bucket, "Key": self._key(name)}
         place["UploadId"] = self._ask(name, "begin its upload", lambda s3: s3.create_multipart_upload(**place))["UploadId"]
 
-        def send(number: int, data: bytes) -> tuple[str, str]:
+        def send(number: int, data: bytes) -> str:
             announce("upload", self._path(name))
-            digest = _md5(data)
-            answer = self._ask(name, "write a part", lambda s3: s3.upload_part(**place, PartNumber=number, Body=data, ContentMD5=digest), size=len(data))
-            return answer["ETag"], base64.b64decode(digest).hex()
+            answer = self._ask(name, "write a part", lambda s3: s3.upload_part(**place, PartNumber=number, Body=data), size=len(data))
+            return str(answer["ETag"])
 
         try:
             sent = list(_abreast(lambda pair: send(*pair), enumerate(parts, start=1)))
@@ -240,12 +245,12 @@ class S3:
                 self._ask(name, "give its upload up", lambda s3: s3.abort_multipart_upload(**place))
             raise
 
-    def _complete(self, name: str, place: dict[str, str], sent: Sequence[tuple[str, str]]) -> None:
-        listed = {"Parts": [{"ETag": etag, "PartNumber": number} for number, (etag, _) in enumerate(sent, start=1)]}
+    def _complete(self, name: str, place: dict[str, str], sent: Sequence[str]) -> None:
+        listed = {"Parts": [{"ETag": etag, "PartNumber": number} for number, etag in enumerate(sent, start=1)]}
         try:
             self._ask(name, "end its upload", lambda s3: s3.complete_multipart_upload(**place, MultipartUpload=listed))
         except _MissingError:  # the upload is gone: an attempt before has ended it, and its answer was lost, when the object is this one
-            whole = hashlib.md5(b"".join(bytes.fromhex(digest) for _, digest in sent), usedforsecurity=False).hexdigest()
+            whole = hashlib.md5(b"".join(bytes.fromhex(etag.strip('"')) for etag in sent), usedforsecurity=False).hexdigest()
             if self.head(name).etag.strip('"') != f"{whole}-{len(sent)}":
                 raise
 
@@ -267,7 +272,7 @@ class S3:
         """The bytes of one version of an object, in order, several requests at once."""
 
         def get(start: int) -> bytes:
-            end = min(start + self.part_bytes, head.size)
+            end = min(start + self.block_bytes, head.size)
             try:
                 data = self._get(name, f"bytes={start}-{end - 1}", end - start, IfMatch=head.etag)
             except _ExistsError:  # the condition does not hold
@@ -275,7 +280,7 @@ class S3:
             check_content(self._path(name), len(data), str, None, end - start)
             return data
 
-        yield from _abreast(get, iter(range(0, head.size, self.part_bytes)))
+        yield from _abreast(get, iter(range(0, head.size, self.block_bytes)))
 
     def _delete_many(self, prefix: str, names: Sequence[str]) -> None:
         wanted = {"Objects": [{"Key": self._key(name)} for name in names], "Quiet": True}
@@ -308,11 +313,6 @@ _KINDS: dict[str, type[_MissingError | _ExistsError | _BeyondError]] = {"missing
 def _list_page(arguments: dict[str, str], s3: Any) -> Awaitable[Any]:
     answer: Awaitable[Any] = s3.list_objects_v2(**arguments)
     return answer
-
-
-def _md5(data: bytes) -> str:
-    """What S3 checks an upload by."""
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def _abreast(function: Callable[[Any], T], items: Iterator[Any]) -> Iterator[T]:

@@ -24,7 +24,7 @@ Fate = Literal["again", "expired", "denied", "anonymous", "missing", "no bucket"
 
 _CONFIG = {
     "retries": {"total_max_attempts": 1, "mode": "standard"},  # trying again is decided here, once, and not on three floors
-    "request_checksum_calculation": "when_required",  # servers that are not Amazon's know no newer ones; uploads carry an MD5
+    "request_checksum_calculation": "when_required",  # servers that are not Amazon's know no newer ones; an upload is signed with its SHA-256, which they check
     "response_checksum_validation": "when_required",
     "max_pool_connections": 32,
 }

@@ -34,14 +34,14 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def storage(s3_address):
-    return replace(open_storage(s3_address), part_bytes=PART_BYTES)
+    return replace(open_storage(s3_address), part_bytes=PART_BYTES, block_bytes=PART_BYTES)
 
 
 @pytest.fixture
 def faulty(s3_proxy, s3_address):
     """A storage of little patience behind the proxy."""
     plain = S3.at(s3_address)
-    return S3(plain.bucket, plain.prefix, QUICK, PART_BYTES)
+    return S3(plain.bucket, plain.prefix, QUICK, PART_BYTES, PART_BYTES)
 
 
 @pytest.fixture
@@ -158,6 +158,15 @@ def test_an_address_with_a_secret_is_refused_without_saying_it(address):
 
 
 # fault matrix, row 9
+@pytest.mark.fault
+@pytest.mark.parametrize("data", [b"small", BIG], ids=["small", "parts"])
+def test_bytes_that_change_on_their_way_up_are_sent_again(faulty, s3_proxy, data):
+    rule = s3_proxy.fault("flip", times=2, method="PUT")
+    stored = faulty.put("x", data)
+    assert rule.hits == 2
+    assert faulty.read("x", sha256=stored.sha256) == data
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("kind", ["500", "503", "reset"])
 @pytest.mark.parametrize("data", [b"small", BIG], ids=["small", "parts"])
