@@ -87,7 +87,7 @@ class Data(Settings):
     holdout: Annotated[float, Field(ge=0, lt=1)] | list[Source] = Field(
         default=0.1, description="share of train split off by a hash of the prompt, or a list of sources; 0 for none"
     )
-    store: str = Field(default="shards/", description="where shards live: a folder")
+    store: str = Field(default="shards/", description="where shards live: a folder, or s3://bucket/prefix")
     cache: Cache = Field(default=Cache(), description="what each node keeps of a remote store")
     max_length: PositiveInt = Field(default=1024, description="tokens per example; longer ones fall under quality.truncated, raw text is cut")
     batching: Literal["auto", "bucket", "pack", "pad"] = Field(
