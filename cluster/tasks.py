@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ Done = TypeVar("Done")
 
 RETRIES = 3
 """How often a piece is begun again whose process died, or that could not read or write. What is wrong with the work itself is raised at once."""
+_unpacked: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {}  # what this process works with, by its hash
 _AHEAD = 2  # pieces a core that wait in the cluster: enough that none idles, few enough that results do not pile up
 
 
@@ -45,7 +47,13 @@ class Here:
 
 
 class Cluster:
-    """The cores of the Ray session of this process. The function and its arguments must pickle; what a process keeps of ``common`` is up to the function."""
+    """The cores of the Ray session of this process. The function and its arguments must pickle; what a process keeps of ``common`` is up to the function.
+
+    Ray tasks and not a Ray Data pipeline: what flows is not rows but pieces of work of some megabytes whose results lie in the storage, so there is nothing for
+    Ray Data to batch, shuffle or spill. With the same pieces it was no faster (benchmarks/data_prepare.py --ray-data, in turns in one run). Tasks give what
+    a preparation needs besides: a result as soon as it is there, whatever its place; a retry for work that died and none for a bad row, whose error comes
+    back as it was raised; and an end to the rest as soon as one is found.
+    """
 
     @property
     def cores(self) -> int:
@@ -60,13 +68,14 @@ class Cluster:
         from ray.exceptions import RayTaskError
 
         remote = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=[OSError, StorageError])(_alone)
-        shared = ray.put((function, common))
+        packed = ray.cloudpickle.dumps((function, common))
+        name, shared = hashlib.sha256(packed).hexdigest(), ray.put(packed)
         waiting: dict[Any, int] = {}
         numbers = iter(range(len(items)))
         try:
             while True:
                 for number in numbers:
-                    waiting[remote.remote(shared, items[number])] = number
+                    waiting[remote.remote(name, shared, items[number])] = number
                     if len(waiting) >= _AHEAD * self.cores:
                         break
                 if not waiting:
@@ -90,8 +99,13 @@ def cluster_tasks(address: str | None = None) -> Iterator[Tasks]:
         yield Cluster()
 
 
-def _alone(shared: tuple[Callable[[Any, Any], Any], Any], item: Any) -> Any:
+def _alone(name: str, packed: bytes, item: Any) -> Any:
     """A piece on one core: a library that would use all of them is told not to."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    function, common = shared
+    if name not in _unpacked:  # once a process: the tokenizer of a large vocabulary takes a second to unpickle
+        from ray import cloudpickle
+
+        _unpacked.clear()
+        _unpacked[name] = cloudpickle.loads(packed)
+    function, common = _unpacked[name]
     return function(common, item)
