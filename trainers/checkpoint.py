@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -176,15 +177,16 @@ def write_part(storage: Storage, folder: str, attempt: str, rank: int, fragments
     """Write one rank's files, then its receipt. A failure leaves a receipt that says so, as far as the storage lets it, and is raised."""
     receipt = _receipt(folder, attempt, rank)
 
-    def write(kind: str, group: Iterable[Fragment]) -> Iterator[dict[str, Any]]:
-        for number, content in enumerate(files_of(group)):
-            name = f"{kind}/{attempt}-{rank:05d}-{number:05d}.safetensors"
-            stored = storage.put(f"{folder}/{name}", encode(content))
-            yield {"name": name, "bytes": stored.bytes, "sha256": stored.sha256}
+    def write(file: tuple[str, Sequence[Fragment]]) -> dict[str, Any]:
+        name, content = file
+        stored = storage.put(f"{folder}/{name}", encode(content))
+        return {"name": name, "bytes": stored.bytes, "sha256": stored.sha256}
 
+    groups = {"weights": [f for f in fragments if f.slot == "weight"], "optimizer": [f for f in fragments if f.slot != "weight"]}
+    named = [(f"{kind}/{attempt}-{rank:05d}-{i:05d}.safetensors", content) for kind, group in groups.items() for i, content in enumerate(files_of(group))]
     try:
-        weights, others = [f for f in fragments if f.slot == "weight"], [f for f in fragments if f.slot != "weight"]
-        files = [*write("weights", weights), *write("optimizer", others)]
+        with ThreadPoolExecutor(1 if storage.appends else 2) as pool:  # on S3 one is made while another is sent
+            files = list(pool.map(write, named))
     except BaseException as error:
         with suppress(TunefleetError):
             storage.put(receipt, json.dumps({"error": brief(error)}).encode())
