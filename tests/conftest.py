@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from hypothesis import settings
 
 settings.register_profile("tunefleet", deadline=None)  # no test asserts seconds
 settings.load_profile("tunefleet")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts the tests in the background says so, and every driver would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_bucket(name: str) -> None:

@@ -56,7 +56,7 @@ class RowScores:
     def from_json(cls, value: Mapping[str, Any]) -> RowScores:
         """The inverse of ``to_json``, with NaN for what was not finite."""
         sums = {name: np.asarray(v, np.float64) for name, v in value["sums"].items()}
-        return cls(np.asarray(value["ids"], np.int64), sums, value["texts"])
+        return cls(np.asarray(value["ids"], np.int64), sums, value.get("texts", {}))
 
     def holds(self, wanted: Collection[str]) -> bool:
         """Whether all of these are known."""
