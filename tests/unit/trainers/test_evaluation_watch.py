@@ -179,13 +179,14 @@ def test_the_base_is_kept_for_the_same_model_rows_and_parts_only(storage):
     run = run_file()
     key = base_key(run, "data-1")
     rows = RowScores.from_json({"ids": [0, 1], "sums": {"nll": [1.5, 2.5], "tokens": [1, 2]}})
-    assert read_base(storage, key, correct=False) is None
+    assert read_base(storage, key, {"nll", "tokens"}) is None
     write_base(storage, key, rows, {"loss": 4 / 3})
-    kept = read_base(storage, key, correct=False)
+    kept = read_base(storage, key, {"nll", "tokens"})
     assert kept is not None
     assert kept.to_json() == rows.to_json()
-    assert read_base(storage, key, correct=True) is None
-    assert read_base(storage, base_key(run, "data-2"), correct=False) is None
+    for more in ("correct", "answer"):
+        assert read_base(storage, key, {more}) is None
+    assert read_base(storage, base_key(run, "data-2"), {"nll", "tokens"}) is None
     other = run.model_copy(update={"model": run.model.model_copy(update={"name_or_path": "n"})})
     assert base_key(other, "data-1") != key
     quicker = run.model_copy(update={"scaling": run.scaling.model_copy(update={"num_workers": 7}), "evaluation": run_file(batch_size=3).evaluation})
