@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from serving import serve
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,9 @@ class Hub:
 @contextmanager
 def hub(repositories: Mapping[str, Repository]) -> Iterator[Hub]:
     """Serve until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    serving = Hub(f"http://127.0.0.1:{server.server_address[1]}", dict(repositories), [])
-    _Handler.hub = serving
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield serving
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(_Handler) as endpoint:
+        _Handler.hub = Hub(endpoint, dict(repositories), [])
+        yield _Handler.hub
 
 
 class _Handler(BaseHTTPRequestHandler):

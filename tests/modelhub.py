@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from serving import serve
 
 WRITER, READER, STRANGER = "hf_writer_canary_0001", "hf_reader_canary_0002", "hf_stranger_canary_03"
 ROLES = {WRITER: ("me", "write"), READER: ("reader", "read"), STRANGER: ("stranger", "write")}
@@ -37,17 +38,9 @@ class Hub:
 @contextmanager
 def model_hub() -> Iterator[Hub]:
     """Serve until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    _Handler.hub = serving = Hub(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield serving
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(_Handler) as endpoint:
+        _Handler.hub = Hub(endpoint)
+        yield _Handler.hub
 
 
 class _Handler(BaseHTTPRequestHandler):

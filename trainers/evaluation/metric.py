@@ -5,16 +5,17 @@ Shape letters: R rows, K statistics of a metric, S totals (the whole, or one of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.plugins import plugin
-from tunefleet.cluster.settings import Settings
+from tunefleet.cluster.settings import Settings, refusal
 from tunefleet.trainers.evaluation.rows import ANSWER, REFERENCE, Floats, RowScores
 from tunefleet.trainers.run import METRICS
 
@@ -38,6 +39,18 @@ class Named(Settings):
     """The settings that metrics of one kind need to stand beside each other."""
 
     name: str = Field(default="", description="what its results are called; its kind where empty")
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise refusal(SettingsError("no regular expression", got=f"{text} ({error})", want="Python's syntax", fix="mend it")) from error
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_expression)]
+"""A regular expression of a metric's settings."""
 
 
 def make_metrics(wanted: Sequence[Settings]) -> dict[str, Metric]:

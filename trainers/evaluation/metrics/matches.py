@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from tunefleet.cluster.errors import SettingsError
-from tunefleet.cluster.settings import refusal
-from tunefleet.trainers.evaluation.metric import Named, of_answers, ratio
+from tunefleet.trainers.evaluation.metric import Named, Pattern, of_answers, ratio
 from tunefleet.trainers.evaluation.rows import ANSWER, REFERENCE, Floats, RowScores
 
 
@@ -20,16 +18,7 @@ class Matches:
         """The format."""
 
         kind: Literal["matches"] = "matches"
-        pattern: str = Field(default=r"(?s).*\S.*", description="a regular expression of the whole answer; by default any that says something")
-
-        @field_validator("pattern")
-        @classmethod
-        def _compiles(cls, value: str) -> str:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise refusal(SettingsError("no regular expression", got=f"{value} ({error})", want="Python's syntax", fix="mend it")) from error
-            return value
+        pattern: Pattern = Field(default=r"(?s).*\S.*", description="a regular expression of the whole answer; by default any that says something")
 
     better: ClassVar[Literal["min", "max"]] = "max"
     reads: ClassVar[tuple[str, ...]] = (ANSWER, REFERENCE)
