@@ -21,6 +21,7 @@ SAID = {
     "step_skipped",
     "evaluation_dropped",
     "evaluation_failed",
+    "metric_failed",
     "sampled",
     "samples_failed",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.plugins import plugin
 from tunefleet.cluster.settings import Settings, refusal
-from tunefleet.trainers.evaluation.rows import ANSWER, REFERENCE, Floats, RowScores
+from tunefleet.trainers.evaluation.rows import ANSWER, REFERENCE, TIMES, Floats, RowScores
 from tunefleet.trainers.run import METRICS
 
 
@@ -32,6 +32,15 @@ class Metric(Protocol):
 
     def value(self, totals_SK: Floats) -> Floats:
         """The metric of totals, (S,); NaN where they count nothing."""
+        ...
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A metric with more to say of some rows than one value: a value for each label, a median. It is written beside the values, as it stands."""
+
+    def describe(self, rows: RowScores) -> Mapping[str, Any]:
+        """Plain JSON."""
         ...
 
 
@@ -72,6 +81,11 @@ def result_name(settings: Mapping[str, object]) -> str:
 def needs(metrics: Mapping[str, Metric]) -> frozenset[str]:
     """All that is read of a row: what nobody reads is not computed (greedy hits cost an argmax over the vocabulary, answers a generation)."""
     return frozenset(name for metric in metrics.values() for name in metric.reads)
+
+
+def measured(metric: Metric) -> bool:
+    """Whether its values are of the clock, so of one machine in one hour: they have no interval, and tuned and base are not compared by them."""
+    return any(name in TIMES for name in metric.reads)
 
 
 def ratio(totals_S2: Floats) -> Floats:

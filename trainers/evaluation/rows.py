@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
-PARTS = ("nll", "tokens", "correct")
+BINS = 15  # of equal width, as in Guo et al. 2017
+BINNED = tuple(f"{what}_{number:02d}" for what in ("binned", "confidence", "hits") for number in range(BINS))
+"""Supervised tokens by the probability of the model's first choice, fifteenths of it: how many, the sum of those probabilities, and how often it was right."""
+TIMES = ("first_token_s", "answer_s", "busy_s")
+TIMED = (*TIMES, "answered", "answer_tokens")
+PARTS = ("nll", "tokens", "correct", *BINNED, *TIMED)
 ANSWER, REFERENCE = "answer", "reference"
 
 
@@ -31,8 +36,10 @@ class RowScores:
     """What was summed over each row, and what was said to it.
 
     ``ids`` (R,) are positions in the split, ascending. ``sums`` are (R,) each: ``nll`` the negative log-likelihood of the supervised tokens in
-    nats, ``tokens`` their number, and ``correct`` how many of them were the model's first choice (only when it was asked for). ``texts`` are
-    R each: the ``answer`` that was generated and the row's own, its ``reference``; None for a row that was not asked.
+    nats, ``tokens`` their number, ``correct`` how many of them were the model's first choice and BINNED how sure it was (only when it was asked for).
+    Of a row that was answered, where it was asked for: ``answered`` 1, ``answer_tokens`` with the one that ended it, wall seconds to the first of them and
+    to the last (``first_token_s``, ``answer_s``), and ``busy_s``, its part of the time that its batch took. ``texts`` are R each: the ``answer`` that was
+    generated and the row's own, its ``reference``; None for a row that was not asked.
     """
 
     ids: Ids

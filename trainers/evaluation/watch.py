@@ -147,6 +147,8 @@ class EvaluationWatch:
             content = result(ticket, outcome.comparison, placement=self.placement, seconds=outcome.seconds)
             write_result(self.storage, content)
             self.on_event("evaluation_finished", {**fields, "tuned": content["tuned"], "base": content["base"]})
+            for name, why in content["failed"].items():
+                self.on_event("metric_failed", {"step": ticket.step, "metric": name, "error": why})
             self._remember(content, said=False)
             self._show_samples(outcome)
             results.append(content)

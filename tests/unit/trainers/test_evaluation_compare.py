@@ -9,7 +9,7 @@ import pytest
 
 from tunefleet.cluster.errors import DataError, SettingsError
 from tunefleet.cluster.plugins import config, kinds
-from tunefleet.trainers.evaluation.compare import compare, resampled_totals
+from tunefleet.trainers.evaluation.compare import compare, resampled_totals, totals
 from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.rows import RowScores
 from tunefleet.trainers.run import METRICS
@@ -176,3 +176,35 @@ def test_a_metric_of_one_file_outside_the_package_is_found_by_its_dotted_name(tm
     monkeypatch.syspath_prepend(str(tmp_path))
     result = compare(scores([math.log(2)], [1]), scores([0.0], [1]), metrics_of("ourlab.bits"), resamples=5)
     assert result["tuned"]["ourlab.bits"] == pytest.approx(1.0)
+
+
+class Broken:
+    """A metric of somebody who counts on an answer that is not there."""
+
+    better, reads = "max", ("answer",)
+
+    def statistics(self, rows):
+        raise ZeroDivisionError("no answer has a word")
+
+    def value(self, totals):
+        return totals[:, 0]
+
+
+def test_a_metric_that_raises_is_named_and_spoils_no_other_number():
+    tuned, base = scores([1.0], [1]), scores([2.0], [1])
+    found = compare(tuned, base, {"broken": Broken(), **metrics_of("loss")}, resamples=5)
+    assert found["failed"] == {"broken": "ZeroDivisionError: no answer has a word"}
+    assert found["tuned"] == {"broken": None, "loss": 1.0}
+    assert found["difference"] == compare(tuned, base, metrics_of("loss"), resamples=5)["difference"]
+    assert totals(base, {"broken": Broken(), **metrics_of("loss")}) == {"loss": 2.0, "broken": None}
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_general_set_is_marked_and_has_no_part_in_the_numbers_at_the_top():
+    tuned, base = scores([1.0, 5.0], [1, 1]), scores([2.0, 1.0], [1, 1])
+    sets = {"own": np.array([0]), "general": np.array([1])}
+    found = compare(tuned, base, metrics_of("loss"), sets=sets, own={"general": metrics_of("perplexity")}, general=["general"], resamples=5)
+    assert (found["tuned"], found["rows"]) == ({"loss": 1.0}, 1)
+    assert found["sets"]["general"]["general"] is True
+    assert list(found["sets"]["general"]["tuned"]) == ["perplexity"]
+    assert "general" not in found["sets"]["own"]

@@ -55,7 +55,7 @@ class Script:
         loss = self.losses[ticket.step]
         if isinstance(loss, str):
             return Outcome(ticket, 1.0, error=loss)
-        return Outcome(ticket, 1.0, {"rows": 3, "tuned": {"loss": loss}, "base": {"loss": 4.0}, "difference": {}, "sets": {}})
+        return Outcome(ticket, 1.0, {"rows": 3, "tuned": {"loss": loss}, "base": {"loss": 4.0}, "difference": {}, "failed": {}, "sets": {}})
 
     def names(self):
         return self.queue.names()
