@@ -9,6 +9,7 @@ TunefleetError                exit code 1: the run failed
 │   └── Refusal               several of the above, reported at once
 ├── StorageError              reading or writing failed, or what was read is not what was written
 ├── CheckpointError           a checkpoint is missing, torn or does not fit
+├── Stopped                   somebody asked for an end, and the run saved what it had: exit code 143
 └── WorkerError               a worker died, hung or raised, and the failure budget is spent
 """
 
@@ -93,6 +94,12 @@ class StorageError(TunefleetError):
 
 class CheckpointError(TunefleetError):
     """A checkpoint is missing, torn, or does not fit the model."""
+
+
+class Stopped(TunefleetError):  # noqa: N818 - named for what happened
+    """Somebody asked the run to end, and it did so at a step boundary; it can go on."""
+
+    exit_code = 143
 
 
 class WorkerError(TunefleetError):

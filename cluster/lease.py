@@ -86,6 +86,13 @@ class Lease:
         return self.lost
 
 
+def holder(storage: Storage, name: str) -> dict[str, Any] | None:
+    """Who holds the lease now: holder, host, pid, fence; None when nobody does."""
+    folder = name.removesuffix(".json")
+    fence, record = newest(storage, folder)
+    return record if record is not None and _alive(storage, folder, fence, record, TTL_S) else None
+
+
 def newest(storage: Storage, folder: str) -> tuple[int, dict[str, Any] | None]:
     """The highest number and its record: (0, None) where there never was one. A record that cannot be read counts as given back."""
     fences = [int(name.rpartition("/")[2].removesuffix(".json")) for name in storage.list(f"{folder}/") if name.endswith(".json")]

@@ -17,6 +17,7 @@ from typing import Any
 
 import tunefleet
 from tunefleet.cluster.errors import PreflightError
+from tunefleet.cluster.grace import asked_first
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -202,7 +203,7 @@ def _leave() -> None:
 
 @contextmanager
 def _terminated_by_exit() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(143) in the main thread, so that ``finally`` blocks run.
+    """Let SIGTERM raise SystemExit(143) in the main thread, so that ``finally`` blocks run; in a ``graceful`` block the first one only asks.
 
     Ray's own handler, set while it starts, writes a stack trace and aborts. So this is set after it, and the one from before Ray is not known here.
     """
@@ -215,6 +216,8 @@ def _terminated_by_exit() -> Iterator[None]:
 
     def leave(number: int, frame: Any) -> None:
         nonlocal received
+        if asked_first():
+            return
         received = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one must not cut the clean-up short
         sys.exit(code)

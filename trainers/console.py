@@ -18,6 +18,7 @@ SAID = {
     "checkpoint_skipped",
     "resumed",
     "early_stopping",
+    "stopping",
     "step_skipped",
     "evaluation_dropped",
     "evaluation_failed",

@@ -14,18 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunefleet.cluster.errors import Refusal, RequestError
+from tunefleet.cluster.errors import Refusal, RequestError, Stopped
+from tunefleet.cluster.grace import graceful
 from tunefleet.cluster.machine import commit, machine, versions
 from tunefleet.cluster.metrics import Tail, read_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, chain
 from tunefleet.trainers.console import RunConsole
 from tunefleet.trainers.ledger import Events, ledger, read_events, run_id
+from tunefleet.trainers.manifest import newest_step
 from tunefleet.trainers.origin import lay_ready
 from tunefleet.trainers.output import Claim, Resume, claim, finished, join_logs, output_problems
 from tunefleet.trainers.report.write import report_at_end
 from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
 from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
+from tunefleet.trainers.stopping import ask_to_stop, asked_to_stop
 from tunefleet.trainers.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -152,26 +155,42 @@ def _train(stages: Sequence[Stage], claims: Sequence[Claim]) -> None:
 
     last = stages[-1].run
     outputs = [stage.run.output for stage in stages]
-    run_group(
-        train_worker,
-        {"stages": [stage.to_json() for stage in stages]},
-        workers=last.scaling.num_workers,
-        use_gpu=last.scaling.use_gpu,
-        cpus_per_worker=last.scaling.cpus_per_worker,
-        max_failures=last.failures.max_failures,
-        start_timeout_s=last.failures.start_timeout_s,
-        hang_timeout_s=last.failures.hang_timeout_s,
-        name=WORKERS,
-        storage_path=last.output,
-        progress=partial(steps_saved, outputs),
-        on_event=partial(_group_event, claims),
-    )
+    with graceful(partial(_ask_all, claims), last.failures.stop_timeout_s):
+        run_group(
+            train_worker,
+            {"stages": [stage.to_json() for stage in stages]},
+            workers=last.scaling.num_workers,
+            use_gpu=last.scaling.use_gpu,
+            cpus_per_worker=last.scaling.cpus_per_worker,
+            max_failures=last.failures.max_failures,
+            start_timeout_s=last.failures.start_timeout_s,
+            hang_timeout_s=last.failures.hang_timeout_s,
+            name=WORKERS,
+            storage_path=last.output,
+            progress=partial(steps_saved, outputs),
+            on_event=partial(_group_event, claims),
+        )
+    raise_if_stopped(claims)
+
+
+def _ask_all(claims: Sequence[Claim]) -> None:
+    """Ask the workers to save and end, whichever run of the chain they are at."""
+    for held in claims:
+        if not held.storage.exists(DONE):
+            ask_to_stop(held.storage, "SIGTERM to the driver")
+
+
+def raise_if_stopped(claims: Sequence[Claim]) -> None:
+    """Raises Stopped when the workers ended, as they were asked to, before the run was done."""
+    for held in claims:
+        if not held.storage.exists(DONE):
+            step, by = newest_step(held.storage), asked_to_stop(held.storage, held.fence) or "nobody"
+            fix = "--resume goes on from there" if step else "nothing was trained yet: --resume=auto starts anew"
+            raise Stopped(f"{held.run.name}: stopped on request", got=f"{by}; saved at step {step}" if step else by, fix=fix)
 
 
 def steps_saved(outputs: Sequence[str]) -> int:
     """How far the runs of a chain have come: steps of their newest complete checkpoints, summed. It only grows while a chain gets on."""
-    from tunefleet.trainers.manifest import newest_step
-
     return sum(newest_step(open_storage(output)) for output in outputs)
 
 

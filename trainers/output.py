@@ -21,7 +21,7 @@ from tunefleet.trainers.manifest import FOLDER, Manifest, brief, newest, newest_
 from tunefleet.trainers.recorded import code_of, recorded_run
 from tunefleet.trainers.resume import Differences, differences
 from tunefleet.trainers.run import RunFile
-from tunefleet.trainers.stage import BASE, DONE, EVENTS, INIT, METRICS, REPORT, RUN_FILE, TRACKERS, WORKERS, read_done
+from tunefleet.trainers.stage import BASE, DONE, EVENTS, INIT, METRICS, REPORT, RUN_FILE, STOP, TRACKERS, WORKERS, read_done
 
 Resume = bool | Literal["auto"]
 LEASE = "lease"
@@ -129,6 +129,7 @@ def claim(run: RunFile, *, resume: Resume, overwrite: bool, at_end: Callable[[St
         fresh = not storage.exists(RUN_FILE)
         changed = () if fresh else differences(earlier(storage, run), run).changed
         storage.delete(DONE)
+        storage.delete(STOP)
         storage.put(RUN_FILE, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
         with _afterwards(storage, held.fence, at_end), _told(storage, held.fence), _given_back(storage) if fresh else nullcontext():
             yield Claim(run, storage, held.fence, changed, must_resume=resume is True)
@@ -184,5 +185,5 @@ def _clear(storage: Storage) -> None:
         storage.delete_tree(folder)
     for name in (METRICS, EVENTS):
         delete_lines(storage, name)
-    for name in (DONE, REPORT, RUN_FILE):
+    for name in (DONE, STOP, REPORT, RUN_FILE):
         storage.delete(name)

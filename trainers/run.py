@@ -252,6 +252,9 @@ class Failures(Settings):
 
     max_failures: NonNegativeInt = Field(default=3, description="restarts of the worker group without a new checkpoint in between")
     start_timeout_s: PositiveFloat = Field(default=300.0, description="seconds in which all workers must have started")
+    stop_timeout_s: PositiveFloat = Field(
+        default=120.0, description="seconds that the workers have to save and end when the run is asked to stop; then they are ended as they are"
+    )
     hang_timeout_s: PositiveFloat = Field(default=1800.0, description="seconds without progress after which the workers count as hung")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 RUN_FILE = "run.yaml"
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
+STOP = "stop.json"  # asks the run to save and end; gone when the next one begins
 DONE = "done.json"  # written last: nothing is left to do
 WORKERS = "workers"  # notes of the worker group: who started, what failed, stacks of what hung
 INIT = "init"  # what model.init_from meant, laid ready

@@ -105,6 +105,7 @@ class CheckpointWatch:
         self.retain: Callable[[], object] = lambda: None
         self.pending: Saving | None = None
         self.saved: dict[int, str] = {}
+        self._whole = True
 
     def wants_stop(self) -> bool:
         """Never."""
@@ -124,7 +125,7 @@ class CheckpointWatch:
         with self.events.during("checkpoint", "checkpoint", "training", step=state.step, optimizer=optimizer):
             self.settle()
             self.pending = self.saver(state, optimizer)
-        self.saved = {state.step: self.pending.name}
+        self.saved, self._whole = {state.step: self.pending.name}, optimizer
         return self.pending.name
 
     def last(self, state: State) -> str:
@@ -132,6 +133,12 @@ class CheckpointWatch:
         name = self.save(state)
         self.settle()
         return name
+
+    def resumable(self, state: State) -> str:
+        """The manifest of a state that training can go on from, complete; weights that were saved alone are saved again with the rest. Collective."""
+        if not self._whole:
+            self.saved = {}
+        return self.last(state)
 
     def stands(self, name: str) -> bool:
         """Whether a manifest that was saved is complete, as far as this rank has noticed."""

@@ -24,6 +24,7 @@ from tunefleet.trainers.objective import Objective, make_objective
 from tunefleet.trainers.output import check_fence
 from tunefleet.trainers.schedule import schedule
 from tunefleet.trainers.stage import DONE, METRICS, Stage, write_done
+from tunefleet.trainers.stopping import StopWatch
 from tunefleet.trainers.watchers import CheckpointWatch, EvaluateWatch, FiniteGuard, LogWatch, Pulse
 
 if TYPE_CHECKING:
@@ -41,21 +42,26 @@ def train_worker(payload: Mapping[str, Any]) -> None:
     world, stages = World.join(), payload["stages"]
     for number, value in enumerate(stages):
         final = number == len(stages) - 1
-        train_stage(Stage.from_json(value), world, payload["attempt"], final=final)
+        if not train_stage(Stage.from_json(value), world, payload["attempt"], final=final):
+            return
         if not final:  # at the end only rank 0 has something left to do, and nobody's patience ends while it exports
             world.barrier()  # the next run of the chain reads this one's export
 
 
-def train_stage(stage: Stage, world: World, attempt: int, *, final: bool = True) -> None:
-    """Do one run, on this rank; nothing where it is done already. ``final``: it is the last of its chain."""
+def train_stage(stage: Stage, world: World, attempt: int, *, final: bool = True) -> bool:
+    """Do one run, on this rank; nothing where it is done already. ``final``: it is the last of its chain. False when it was asked to stop."""
     storage = open_storage(stage.run.output)
     if world.broadcast(storage.exists(DONE)):
-        return
+        return True
     with ExitStack() as stack:
         worker = Worker(stage, storage, world, attempt, final=final, stack=stack)
         worker.rehearse()
         state = worker.train()
+        if by := world.broadcast(worker.stop.by if state.step < stage.steps else None):
+            worker.leave(state, by)
+            return False
         worker.finish(state)
+    return True
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ class Worker:
             self.checkpoints.saved = {manifest.step: manifest.name}
         self.evaluation = self._evaluation()
         self.checkpoints.retain = self._retain
+        self.stop = StopWatch(storage, stage.fence, looks=world.main)
+        stack.callback(self.stop.close)
         heartbeat.beat()
 
     def rehearse(self) -> None:
@@ -123,6 +131,15 @@ class Worker:
             watchers=watchers,
             seed=self.run.training.seed,
         )
+
+    def leave(self, state: State, by: str) -> None:
+        """Save, since somebody has asked the run to stop before its end. Before the first step there is nothing to save."""
+        self.checkpoints.settle()
+        self.world.barrier()  # what another rank may still be saving of this very step is whole before anything is written over it
+        saved = self.checkpoints.resumable(state) if state.step else None
+        self.parts.engine.close()
+        self._flush()
+        self.events.add("stopping", step=state.step, checkpoint=saved, by=by)
 
     def finish(self, state: State) -> None:
         """Save and evaluate the last state, export on rank 0 (the best weights after early stopping), and say that the run is done."""
@@ -281,4 +298,4 @@ class Worker:
             self.lines.truncate_after(self.state.step)
         log = LogWatch(self.lines, self.world, self.parts.stream, every=self.run.logging.every_steps, steps=self.stage.steps)
         guard = FiniteGuard(self.run.training.skip_nonfinite_steps, self.events)
-        return [Pulse(), log, guard, self.checkpoints, *([self.evaluation] if self.evaluation is not None else [])]
+        return [Pulse(), log, guard, self.checkpoints, *([self.evaluation] if self.evaluation is not None else []), self.stop]

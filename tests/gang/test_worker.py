@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from runs import LLAMA, curve, events, lines, make_stage, small_run, train_on_ga
 from tunefleet.cluster.errors import CheckpointError, OutputError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.evaluation.files import read_results
+from tunefleet.trainers.manifest import newest
 from tunefleet.trainers.output import LEASE
 from tunefleet.trainers.run import RunFile
-from tunefleet.trainers.stage import DONE, read_done
+from tunefleet.trainers.stage import DONE, STOP, read_done
 
 pytestmark = pytest.mark.gang
 
@@ -35,6 +38,24 @@ def work_and_die(stage: dict[str, Any], rank: int, step: int) -> None:
         return finish(self, rate)
 
     Engine.step = die  # type: ignore[method-assign]
+    work(stage, 1)
+
+
+def work_and_ask(stage: dict[str, Any], before_step: int) -> None:
+    """Leave the note that asks to stop just before a step is looked at, and let that look see it."""
+    from tunefleet.trainers.stopping import StopWatch
+
+    look, calls = StopWatch.wants_stop, []
+
+    def ask(self: StopWatch) -> bool:
+        calls.append(1)
+        if len(calls) == before_step and self._thread.ident:
+            open_storage(stage["run"]["output"]).put(STOP, json.dumps({"fence": stage["fence"], "by": "a test"}).encode())
+            while self.by is None:
+                time.sleep(0.01)
+        return look(self)
+
+    StopWatch.wants_stop = ask  # type: ignore[method-assign]
     work(stage, 1)
 
 
@@ -74,6 +95,23 @@ def test_a_killed_rank_changes_no_number(whole: RunFile, tmp_path: Path) -> None
     assert curve(run) == curve(whole)
     assert [e["step"] for e in events(run) if e["event"] == "resumed"] == [4]
     assert read_results(open_storage(run.output))[-1]["tuned"] == read_results(open_storage(whole.output))[-1]["tuned"]
+
+
+@pytest.mark.fault
+def test_a_stopped_run_has_saved_and_goes_on_without_a_trace(whole: RunFile, tmp_path: Path) -> None:
+    # the snapshot for the evaluation of step 3 holds the weights alone: the stop saves that step anew, with the optimizer
+    run = small_run(tmp_path, evaluation={"every_steps": 3}, checkpoint={"every_steps": None}, export={"at_end": False})
+    storage, stage = open_storage(run.output), make_stage(run).to_json()
+    gang(2, work_and_ask, stage, 4)  # before the fourth step: three are done
+    saved = newest(storage)
+    assert saved is not None
+    assert saved.step == len(lines(run)) == 3
+    assert [(e["step"], e["by"]) for e in events(run) if e["event"] == "stopping"] == [(3, "a test")]
+    assert not storage.exists(DONE)
+    storage.delete(STOP)
+    gang(2, work, stage, 2)
+    assert curve(run) == curve(whole)
+    assert storage.exists(DONE)
 
 
 @pytest.mark.parametrize("changes", [{"workers": 1}, {"workers": 3}, {"stage": 3}, {"micro": 7}, {"batching": "pad"}, {"batching": "bucket"}], ids=str)

@@ -16,7 +16,7 @@ SILENT_S = 180.0
 """Seconds without a line of metrics or events after which a run that has not said how it ended is called silent: killed, or in a very long step."""
 
 
-ASKED = {"KeyboardInterrupt": "by hand", "SystemExit": "by a signal"}
+ASKED = {"KeyboardInterrupt": "by hand", "SystemExit": "by a signal", "Stopped": "on request, after saving"}
 """Ends that somebody asked for: what the run notes of them, and how it is said."""
 
 

@@ -1,6 +1,7 @@
 """Errors say what, got, want and fix, cross processes, and come out together."""
 
 import pickle
+import signal
 
 import pytest
 
@@ -12,6 +13,7 @@ from tunefleet.cluster.errors import (
     Refusal,
     RequestError,
     SettingsError,
+    Stopped,
     StorageError,
     TunefleetError,
     WorkerError,
@@ -33,9 +35,10 @@ def test_lines_that_have_nothing_to_say_are_left_out():
     assert str(SettingsError("what", fix="so")) == "what\n  fix:  so"
 
 
-def test_a_wrong_request_ends_with_2_and_a_failed_run_with_1():
+def test_a_wrong_request_ends_with_2_a_failed_run_with_1_and_a_stopped_one_as_a_signal_would_end_it():
     assert {kind.exit_code for kind in KINDS if issubclass(kind, RequestError)} == {2}
-    assert {kind.exit_code for kind in KINDS if not issubclass(kind, RequestError)} == {1}
+    assert {kind.exit_code for kind in KINDS if not issubclass(kind, RequestError) and kind is not Stopped} == {1}
+    assert Stopped("asked").exit_code == 128 + signal.SIGTERM
     assert Refusal([SettingsError("a"), DataError("b")]).exit_code == 2
 
 
