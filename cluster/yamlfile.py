@@ -7,7 +7,7 @@ whose aliases would unfold without end is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,31 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True)
 class Document:
-    """A file's value, the line of every key, and what is wrong with its spelling. ``given`` are the keys that a command line replaced."""
+    """A file's value, the line of every key, and what is wrong with its spelling. ``given``: keys that were replaced, and where their values stand."""
 
     value: Any
     name: str = ""
     lines: dict[Keys, int] = field(default_factory=dict)
     problems: list[RequestError] = field(default_factory=list)
-    given: frozenset[Keys] = frozenset()
+    given: Mapping[Keys, str] = field(default_factory=dict)
 
     def where(self, keys: Keys) -> str:
-        """``run.yaml:12`` for the nearest enclosing key that the file holds, ``command line`` for one given there, else the file's name."""
+        """``run.yaml:12`` for the nearest enclosing key that the file holds, the place of a value that replaced one, else the file's name."""
         while keys and keys not in self.lines and keys not in self.given:
             keys = keys[:-1]
         if keys in self.given:
-            return COMMAND_LINE
+            return self.given[keys]
         return f"{self.name}:{self.lines[keys]}" if keys else self.name
 
-    def with_override(self, dotted: str, text: str) -> Document:
-        """The document with one dotted key replaced by the YAML value of a text; what cannot be replaced is one more problem."""
+    def with_override(self, dotted: str, text: str, place: str = COMMAND_LINE) -> Document:
+        """The document with one dotted key replaced by the YAML value of a text, which stands at ``place``; what cannot be replaced is one more problem."""
         try:
             keys = _path(self.value, dotted)
         except SettingsError as error:
             return replace(self, problems=[*self.problems, error])
         new = _given(text)
         lines = {known: line for known, line in self.lines.items() if known[: len(keys)] != keys}
-        given = frozenset(known for known in self.given if known[: len(keys)] != keys) | {keys}
+        given = {**{known: at for known, at in self.given.items() if known[: len(keys)] != keys}, keys: place}
         return replace(self, value=override(self.value, keys, new.value), lines=lines, problems=[*self.problems, *new.problems], given=given)
 
 

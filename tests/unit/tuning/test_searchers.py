@@ -1,0 +1,80 @@
+"""Every searcher: what it suggests lies in the space, and a study that was cut anywhere suggests what the whole one did."""
+
+import pytest
+from studies import make_study, play, surface
+
+from tunefleet.cluster.errors import OutputError
+from tunefleet.cluster.metrics import Lines
+from tunefleet.cluster.plugins import kinds
+from tunefleet.cluster.storage import open_storage
+from tunefleet.tuning.lines import ENDED, TRIALS, last_lines, read_trials
+from tunefleet.tuning.making import make_scheduler, make_searcher, trials_in_all
+from tunefleet.tuning.searching import SEED, replay_searcher
+from tunefleet.tuning.stopping import replay_scheduler
+from tunefleet.tuning.study import SEARCHERS
+
+STILL = [kind for kind in kinds(SEARCHERS) if kind != "pbt"]
+"""Searchers that leave a trial's parameters alone: those that a list of lines can bring back."""
+ASHA = {"kind": "asha", "grace_steps": 20, "reduction_factor": 3}
+
+
+def a_study(folder, kind, **replaced):
+    settings = {"kind": kind} if kind == "grid" else {"kind": kind, "trials": 14, "seed": 3}
+    return make_study(folder, searcher=settings, stopper=ASHA, **replaced)
+
+
+@pytest.mark.parametrize("kind", STILL)
+def test_suggestions_lie_in_the_space_and_end_with_the_last(tmp_path, kind):
+    study = a_study(tmp_path, kind)
+    lines = list(play(make_searcher(study), make_scheduler(study)))
+    trials = last_lines(lines)
+    assert len(trials) == trials_in_all(study)
+    assert all(set(line.parameters) == set(study.space()) for line in trials.values())
+    assert all(axis.holds(line.parameters[key]) for line in trials.values() for key, axis in study.space().items())
+
+
+@pytest.mark.parametrize("kind", STILL)
+def test_a_study_that_was_cut_anywhere_goes_on_as_the_whole_one(tmp_path, kind):
+    study = a_study(tmp_path, kind, repeats=2)
+    fails = ("t004",)
+    whole = list(play(make_searcher(study), make_scheduler(study), abreast=1, fails=fails))
+    for cut in range(0, len(whole), 7):
+        searcher = replay_searcher(make_searcher(study), whole[:cut])
+        scheduler = replay_scheduler(make_scheduler(study), whole[:cut])
+        rest = list(play(searcher, scheduler, abreast=1, before=whole[:cut], fails=fails))
+        assert rest == whole[cut:], f"cut after {cut} lines"
+
+
+@pytest.mark.parametrize("kind", STILL)
+def test_lines_come_back_from_the_file_as_they_went_in(tmp_path, kind):
+    study = a_study(tmp_path, kind)
+    lines = list(play(make_searcher(study), make_scheduler(study)))
+    storage = open_storage(str(tmp_path / "study"))
+    file = Lines(storage, TRIALS)
+    for line in lines:
+        file.add(line.to_json())
+    assert read_trials(storage) == lines
+    assert replay_searcher(make_searcher(study), read_trials(storage)).suggest("next") == "FINISHED"
+
+
+def test_lines_of_another_study_are_refused(tmp_path):
+    lines = list(play(make_searcher(a_study(tmp_path, "random")), make_scheduler(a_study(tmp_path, "random"))))
+    with pytest.raises(OutputError, match=r"trials\.jsonl is not of this study"):
+        replay_searcher(make_searcher(a_study(tmp_path, "grid")), lines)
+
+
+def test_a_configuration_is_tried_with_every_seed_before_the_next(tmp_path):
+    study = make_study(tmp_path, repeats=3)
+    searcher = make_searcher(study)
+    suggested = [searcher.suggest(str(i)) for i in range(6)]
+    assert [one[SEED] for one in suggested] == [0, 1, 2, 0, 1, 2]
+    assert [{key: one[key] for key in study.space()} for one in suggested[:3]] == [{key: suggested[0][key] for key in study.space()}] * 3
+
+
+def test_a_second_end_of_a_trial_changes_nothing(tmp_path):
+    study = a_study(tmp_path, "random")
+    searcher = make_searcher(study)
+    parameters = searcher.suggest("a")
+    for _ in range(2):
+        searcher.on_trial_complete("a", {"step": 180, "loss": surface(parameters, 180)})
+    assert all(line.status in ENDED for line in last_lines(list(play(searcher, make_scheduler(study)))).values())

@@ -1,0 +1,76 @@
+"""Every stopper: a cut study judges as the whole one, a step is judged once, and what is stopped says why."""
+
+import math
+
+import pytest
+from studies import STEPS, make_study, play
+
+from tunefleet.cluster.plugins import kinds
+from tunefleet.tuning.lines import FINISHED, STOPPED, last_lines
+from tunefleet.tuning.making import make_scheduler, make_searcher
+from tunefleet.tuning.stopping import replay_scheduler
+from tunefleet.tuning.study import STOPPERS
+
+SETTINGS = {"asha": {"grace_steps": 20, "reduction_factor": 3}, "median": {"grace_steps": 20}, "plateau": {"grace_steps": 20}, "none": {}}
+
+
+def a_study(folder, kind, **replaced):
+    return make_study(folder, stopper={"kind": kind, **SETTINGS[kind]}, **replaced)
+
+
+@pytest.fixture(params=kinds(STOPPERS))
+def study(request, tmp_path):
+    return a_study(tmp_path, request.param)
+
+
+def test_what_is_stopped_says_why_and_the_others_run_to_their_end(study):
+    for line in last_lines(play(make_searcher(study), make_scheduler(study))).values():
+        assert (line.status, line.step) == (FINISHED, STEPS) or (line.status == STOPPED and line.why.startswith(f"stopped at step {line.step}: "))
+
+
+def test_a_cut_study_judges_as_the_whole_one(study):
+    whole = list(play(make_searcher(study), make_scheduler(study), abreast=3, arrival=1))
+    for cut in range(0, len(whole), 5):
+        scheduler = replay_scheduler(make_scheduler(study), whole[:cut])
+        for line in whole[cut:]:
+            if line.step:
+                why = scheduler.judge(line.id, line.step, line.metrics["loss"])
+                assert (why or "") == line.why, f"cut after {cut} lines"
+
+
+def test_a_step_that_is_reported_again_after_a_resume_is_not_judged_again(study):
+    once, twice = make_scheduler(study), make_scheduler(study)
+    for line in play(make_searcher(study), once, abreast=3):
+        if line.step:
+            assert (twice.judge(line.id, line.step, line.metrics["loss"]) or "") == line.why
+            assert twice.judge(line.id, line.step, -100.0) is None
+
+
+def test_a_metric_that_is_not_finite_stops_a_trial_and_misleads_no_other(study):
+    plain, beside = make_scheduler(study), make_scheduler(study)
+    for line in play(make_searcher(study), plain, abreast=3):
+        if line.step:
+            assert "not finite" in beside.judge(f"bad-{line.id}-{line.step}", 20, None)
+            assert (beside.judge(line.id, line.step, line.metrics["loss"]) or "") == line.why
+
+
+def test_tune_asks_by_result_and_other_reports_are_no_evaluations(study):
+    scheduler = make_scheduler(study, name=lambda trial: trial)
+    assert scheduler.on_trial_result(None, "a", {"time_total_s": 3.0}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, "a", {"step": 20, "loss": math.nan}) == "STOP"
+    assert scheduler.reasons == {"a": "stopped at step 20: loss is not finite"}
+
+
+def test_asha_lets_the_best_third_of_a_rung_go_on(tmp_path):
+    scheduler = make_scheduler(a_study(tmp_path, "asha"))
+    order = [5.0, 4.0, 6.0, 3.0, 4.5, 2.0, 3.8]
+    went_on = [value for i, value in enumerate(order) if scheduler.judge(str(i), 20, value) is None]
+    assert went_on == [5.0, 4.0, 3.0, 2.0]
+    assert "best 1/3" in scheduler.reasons["2"]
+
+
+def test_steps_between_rungs_are_not_judged(tmp_path):
+    scheduler = make_scheduler(a_study(tmp_path, "asha"))
+    assert scheduler.judge("good", 20, 1.0) is None
+    assert "step 20" in scheduler.judge("bad", 20, 9.0)
+    assert scheduler.judge("good", 40, 99.0) is None

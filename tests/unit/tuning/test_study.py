@@ -1,0 +1,138 @@
+"""A wrong study is refused before a trial starts, with everything that is wrong at once, by file, line and key."""
+
+import json
+
+import jsonschema
+import pytest
+from studies import SPACE, study_file
+
+from tunefleet.cluster.errors import PreflightError, Refusal, RequestError
+from tunefleet.tuning import cli
+from tunefleet.tuning.making import trials_in_all
+from tunefleet.tuning.study import StudyFile, read_study
+from tunefleet.tuning.studycheck import concurrency, load_study, need, points_to_check
+
+
+def problems(path) -> dict[str, RequestError]:
+    with pytest.raises(RequestError) as refused:
+        load_study(path)
+    found = refused.value.problems if isinstance(refused.value, Refusal) else [refused.value]
+    assert all(problem.got and problem.want and problem.fix for problem in found), found
+    return {problem.what: problem for problem in found}
+
+
+def test_a_good_study_has_no_problem_and_leaves_no_trace(tmp_path):
+    path = study_file(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    study = load_study(path)
+    assert (study.file.metric, study.file.mode, trials_in_all(study)) == ("loss", "min", 9)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_everything_that_is_wrong_is_said_at_once_by_key_and_line(tmp_path):
+    space = {"training.lerning_rate": {"uniform": [0.1, 1.0]}, "peft.rank": {"choice": [4]}, "output": {"choice": ["a", "b"]}}
+    space |= {"training.warmup_steps": {"int": [0, 500]}, "training.train_batch_size": {"choice": [4, -8]}}
+    asked = {"metric": "los", "searcher": {"kind": "random"}, "stopper": {"kind": "asha", "grace_steps": 30}}
+    path = study_file(tmp_path, space=space, run={"peft": {"kind": "lora"}}, **asked)
+    texts = path.read_text().splitlines()
+    line = {key: 1 + texts.index(f"  {key}:", texts.index("space:")) for key in space}
+    found = problems(path)
+    assert set(found) == {
+        f"training.lerning_rate: unknown key ({path}:{line['training.lerning_rate']})",
+        f"peft.rank: unknown key ({path}:{line['peft.rank']})",
+        f"training.train_batch_size: not allowed ({path}:{line['training.train_batch_size']})",
+        f"space.output: all trials share it ({path}:{line['output']})",
+        "training.warmup_steps: the warm-up takes the whole run",
+        "stopper.grace_steps: steps that no evaluation meets",
+        "metric: no evaluation computes it",
+    }
+    assert "training.warmup_steps=500" in found["training.warmup_steps: the warm-up takes the whole run"].got
+
+
+def test_an_empty_range_names_its_line_and_does_not_hide_the_rest(tmp_path):
+    path = study_file(tmp_path, space={"training.learning_rate": {"loguniform": [0.1, 0.001]}}, metric="accuracy")
+    found = problems(path)
+    assert {what.partition(" (")[0] for what in found} == {"space.training.learning_rate: an empty range", "metric: no evaluation computes it"}
+
+
+@pytest.mark.parametrize(("grace", "factor", "every"), [(30, 3, 20), (20, 2.5, 20), (20, 3, None)])
+def test_rungs_that_no_evaluation_meets_are_refused(tmp_path, grace, factor, every):
+    stopper = {"kind": "asha", "grace_steps": grace, "reduction_factor": factor}
+    found = problems(study_file(tmp_path, stopper=stopper, run={"evaluation": {"every_steps": every}}))
+    assert list(found) == ["stopper.grace_steps: steps that no evaluation meets"]
+
+
+def test_a_stopper_that_could_stop_nothing_is_refused(tmp_path):
+    assert list(problems(study_file(tmp_path, stopper={"kind": "asha", "grace_steps": 180}))) == ["stopper.grace_steps: nothing could ever be stopped"]
+
+
+def test_a_grid_over_real_numbers_wants_points(tmp_path):
+    found = problems(study_file(tmp_path, space={"training.learning_rate": {"loguniform": [1e-4, 1e-1]}}))
+    assert list(found) == ["space.training.learning_rate: a grid wants a list of values"]
+
+
+def test_the_mode_is_that_of_the_metric(tmp_path):
+    assert list(problems(study_file(tmp_path, mode="max"))) == ["mode: loss is better the other way"]
+
+
+def test_no_held_out_rows_is_nothing_to_compare_by(tmp_path):
+    found = problems(study_file(tmp_path, run={"data": {"holdout": 0.0}}))
+    assert list(found) == ["metric: there is nothing to compute it on"]
+
+
+def test_every_point_of_a_grid_is_checked_and_the_corners_of_what_is_drawn(tmp_path):
+    assert len(points_to_check(read_study(study_file(tmp_path)).study)) == 9
+    assert len(points_to_check(read_study(study_file(tmp_path, searcher={"kind": "random"})).study)) == 6
+
+
+def test_a_study_names_its_run_file_or_holds_it(tmp_path):
+    held = read_study(study_file(tmp_path)).study
+    (tmp_path / "run.yaml").write_text(json.dumps(held.run.value))
+    named = read_study(study_file(tmp_path, run={}), {"run": str(tmp_path / "run.yaml")}).study
+    point = {"training.learning_rate": 0.01, "training.train_batch_size": 4}
+    assert named.trial(point, "here").value == held.trial(point, "here").value
+    assert named.as_it_ran().run == held.run.value
+    missing = read_study(study_file(tmp_path), {"run": "nowhere.yaml"})
+    assert [problem.what for problem in missing.problems] == ["run: the file is missing"]
+
+
+def test_a_whole_section_may_be_chosen(tmp_path):
+    study = read_study(study_file(tmp_path, space={"peft": {"choice": [{"kind": "full"}, {"kind": "lora", "r": 4}]}})).study
+    assert [study.trial(point).value.peft.kind for point in points_to_check(study)] == ["full", "lora"]
+
+
+def test_repeats_are_seeds_after_the_run_files_own(tmp_path):
+    study = read_study(study_file(tmp_path, repeats=3, run={"training": {"max_steps": 180, "seed": 5}})).study
+    assert study.seeds() == (5, 6, 7)
+    assert trials_in_all(study) == 27
+    both = study_file(tmp_path, repeats=2, space={**SPACE, "training.seed": {"choice": [1, 2]}})
+    assert list(problems(both)) == ["space.training.seed: repeats set it"]
+
+
+def test_more_workers_than_the_cluster_has_is_told_with_the_numbers(tmp_path):
+    study = read_study(study_file(tmp_path, run={"scaling": {"num_workers": 8, "cpus_per_worker": 2}})).study
+    held = need(study.trial({}).value, beside=False)
+    with pytest.raises(PreflightError) as refused:
+        concurrency(study, held, {"CPU": 4.0}, local=False)
+    assert (refused.value.got, refused.value.want) == ("16 CPUs asked for: 1 trials at a time with 16 each", "at most 4 CPUs, all that the cluster has")
+    assert concurrency(study, held, {"CPU": 40.0}, local=False) == 2
+    assert concurrency(study, held, {"CPU": 4.0}, local=True) == 1
+
+
+def test_as_many_trials_at_a_time_as_were_asked_for_or_a_refusal(tmp_path):
+    study = read_study(study_file(tmp_path, budget={"concurrent_trials": 3})).study
+    assert concurrency(study, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 4.0}, local=True) == 3
+    with pytest.raises(PreflightError, match="more than there is room for") as refused:
+        concurrency(study, {"CPU": 2.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 4.0}, local=True)
+    assert refused.value.fix == "set budget.concurrent_trials to 2"
+
+
+def test_the_schema_of_the_study_file_accepts_what_the_reader_accepts(tmp_path, capsys):
+    assert cli.main(["schema", "study"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    good = read_study(study_file(tmp_path)).study.file.model_dump(mode="json")
+    jsonschema.validate(good, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**good, "serch": 1}, schema)
+    assert StudyFile.model_validate(good)

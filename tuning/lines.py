@@ -1,0 +1,59 @@
+"""trials.jsonl: a line a change of a trial, in the order in which things happened; the last line of a trial counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tunefleet.cluster.metrics import read_lines
+from tunefleet.cluster.storage import Storage
+
+TRIALS = "trials.jsonl"
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+ENDED = frozenset({FINISHED, STOPPED, FAILED})
+
+
+@dataclass(frozen=True)
+class TrialLine:
+    """``parameters``: {dotted key: value}, as the searcher gave them, and as PBT changed them. ``metrics``: of the evaluation at ``step``.
+
+    ``compute``: {steps, worker_seconds} that the trial has cost so far. ``parent``: {id, step} of the checkpoint that PBT went on from.
+    A line is written when a trial begins, at each of its evaluations, at each change of its parameters, and when it ends.
+    """
+
+    id: str
+    number: int
+    parameters: Mapping[str, Any]
+    status: str
+    seed: int = 0
+    step: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    compute: Mapping[str, float] = field(default_factory=dict)
+    output: str = ""
+    why: str = ""
+    parent: Mapping[str, Any] | None = None
+    time: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The line's object."""
+        return asdict(self)
+
+
+def read_trials(storage: Storage) -> list[TrialLine]:
+    """Every line of a study's trials; keys of later versions are left out."""
+    known = set(TrialLine.__dataclass_fields__)
+    return [TrialLine(**{key: value for key, value in record.items() if key in known}) for record in read_lines(storage, TRIALS)]
+
+
+def last_lines(lines: Iterable[TrialLine]) -> dict[str, TrialLine]:
+    """The line of each trial that counts, by id, in the order in which the trials began."""
+    found: dict[str, TrialLine] = {}
+    for line in lines:
+        found[line.id] = line
+    return found
+
+
+def unfinished(lines: Iterable[TrialLine]) -> list[TrialLine]:
+    """The trials that were running when a study was cut."""
+    return [line for line in last_lines(lines).values() if line.status == RUNNING]

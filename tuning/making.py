@@ -1,0 +1,31 @@
+"""The searcher and the scheduler of a checked study, as Ray Tune takes them. Import it where it is used: it imports Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.schedulers import TrialScheduler
+
+from tunefleet.tuning.searching import StudySearcher
+from tunefleet.tuning.stopping import StudyScheduler
+from tunefleet.tuning.study import Study
+from tunefleet.tuning.studycheck import make_goal
+
+
+def make_searcher(study: Study) -> StudySearcher:
+    """A searcher that has not been asked yet; ``replay_searcher`` brings it to where a cut study stood."""
+    goal = make_goal(study)
+    return StudySearcher(study.searcher().proposer(goal), goal, study.seeds())
+
+
+def make_scheduler(study: Study, name: Callable[[Any], str] = lambda trial: str(trial.trial_id)) -> TrialScheduler:
+    """The searcher's own scheduler where it has one (PBT), else a StudyScheduler around the stopper's; ``replay_scheduler`` brings that one back."""
+    goal = make_goal(study)
+    own = study.searcher().scheduler(goal)
+    return own if own is not None else StudyScheduler(study.stopper(), goal, name)
+
+
+def trials_in_all(study: Study) -> int:
+    """How many trials the study begins, unless its budget ends it before."""
+    return study.searcher().configurations(make_goal(study)) * study.file.repeats

@@ -1,0 +1,51 @@
+"""Grid search: every combination of the values, in order, the last key changing fastest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tunefleet.cluster.errors import RequestError, SettingsError
+from tunefleet.cluster.settings import Settings
+from tunefleet.tuning.goal import Goal, Proposer
+from tunefleet.tuning.proposers import Listed
+from tunefleet.tuning.space import Numbers, grid
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+
+class Grid:
+    """Every point of the space."""
+
+    moves: ClassVar[bool] = False
+
+    class Config(Settings):
+        """Nothing to set: the space says it all."""
+
+        kind: Literal["grid"] = "grid"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def problems(self, goal: Goal) -> Iterator[RequestError]:
+        """A range without an end of values."""
+        for key, axis in goal.space.items():
+            if isinstance(axis, Numbers) and axis.step is None and not goal.points.get(key):
+                want = "points: how many numbers of it to take; or choice, int, quantised"
+                fix = f"write {key}: {{{'loguniform' if axis.log else 'uniform'}: [{axis.low:g}, {axis.high:g}], points: 3}}"
+                yield SettingsError(f"space.{key}: a grid wants a list of values", got="a range of real numbers", want=want, fix=fix)
+
+    def configurations(self, goal: Goal) -> int:
+        """How many combinations there are."""
+        return math.prod(len(axis.all() or ()) or (goal.points.get(key) or 0) for key, axis in goal.space.items())
+
+    def proposer(self, goal: Goal) -> Proposer:
+        """All of them."""
+        points = list(grid(goal.space, goal.points))
+        return Listed(points.__getitem__, len(points))
+
+    def scheduler(self, goal: Goal) -> TrialScheduler | None:
+        """None."""
+        return None

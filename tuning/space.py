@@ -1,0 +1,204 @@
+"""What a study searches: for each key of the run file a list of values or a range of numbers. Pure: no file, no Ray, no Optuna."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from pydantic import Field, PositiveInt, model_validator
+
+from tunefleet.cluster.errors import SettingsError
+from tunefleet.cluster.settings import Settings, refusal
+
+Point = dict[str, Any]
+"""A value for every key of the space, by dotted key."""
+Whole = int
+Real = float
+MANY = 64
+"""Corners of a space that are looked at before a study starts; of a larger one each key's own extremes."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of a list of values, which have no order."""
+
+    values: tuple[Any, ...]
+
+    def all(self) -> tuple[Any, ...]:
+        """Every value."""
+        return self.values
+
+    def ends(self) -> tuple[Any, ...]:
+        """What is tried before a study starts: every value may be wrong on its own."""
+        return self.values
+
+    def draw(self, generator: np.random.Generator) -> Any:
+        """A value at random."""
+        return self.values[int(generator.integers(len(self.values)))]
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is one of these."""
+        return any(type(value) is type(known) and value == known for known in self.values)
+
+    def nearest(self, value: Any) -> Any:
+        """The value itself; what is not in the list has no neighbour in it."""
+        return value if self.holds(value) else self.values[0]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A range of numbers, both ends within. ``log``: drawn evenly in the logarithm; ``step``: only low, low + step, ...; ``whole``: integers."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    whole: bool = False
+
+    def all(self) -> tuple[float, ...] | None:
+        """Every value where there are finitely many."""
+        if self.step is None:
+            return None
+        count = math.floor((self.high - self.low) / self.step + 1e-9)
+        return tuple(self._typed(self.low + i * self.step) for i in range(count + 1))
+
+    def ends(self) -> tuple[float, ...]:
+        """The smallest and the largest value."""
+        every = self.all()
+        return (self.low, self.high) if every is None else (every[0], every[-1])
+
+    def draw(self, generator: np.random.Generator) -> float:
+        """A value at random."""
+        if (every := self.all()) is not None:
+            return every[int(generator.integers(len(every)))]
+        return self.at(float(generator.random()))
+
+    def at(self, share: float) -> float:
+        """The number at a share of the way from low to high, 0 to 1."""
+        if self.log:
+            low, high = math.log(self.low), math.log(self.high)
+            return min(max(math.exp(low + share * (high - low)), self.low), self.high)
+        return self.low + share * (self.high - self.low)
+
+    def share(self, value: float) -> float:
+        """How far from low to high a number lies, 0 to 1: the inverse of ``at``."""
+        if self.log:
+            return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        return (value - self.low) / (self.high - self.low)
+
+    def spread(self, count: int) -> tuple[float, ...]:
+        """Numbers at even distances, both ends among them; round ones where that is exact to 9 digits."""
+        if count == 1:
+            return (self.at(0.5),)
+        return tuple(float(f"{self.at(i / (count - 1)):.9g}") for i in range(count))
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value may come out of this range."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        every = self.all()
+        return every is None or any(math.isclose(value, one, rel_tol=1e-9, abs_tol=1e-12) for one in every)
+
+    def nearest(self, value: float) -> float:
+        """The number of the range that lies closest."""
+        every = self.all()
+        kept = min(max(value, self.low), self.high)
+        return kept if every is None else min(every, key=lambda one: abs(one - kept))
+
+    def _typed(self, value: float) -> float:
+        return round(value) if self.whole else round(value, 12) if self.step is not None else value
+
+
+Axis = Choices | Numbers
+Space = Mapping[str, Axis]
+
+
+class Range(Settings):
+    """What one key is searched over: exactly one of choice, uniform, loguniform, int and quantised."""
+
+    choice: list[Any] | None = Field(default=None, description="one of these values; also whole sections: [{kind: full}, {kind: lora, r: 8}]")
+    uniform: tuple[Real, Real] | None = Field(default=None, description="[low, high]: a number, drawn evenly")
+    loguniform: tuple[Real, Real] | None = Field(default=None, description="[low, high] above zero: a number, drawn evenly in its logarithm")
+    int: tuple[Whole, Whole] | None = Field(default=None, description="[low, high]: an integer, both ends within")
+    quantised: tuple[Real, Real, Real] | None = Field(default=None, description="[low, high, step]: low, low + step, ... up to high")
+    points: PositiveInt | None = Field(default=None, description="how many numbers of uniform or loguniform the grid searcher takes, both ends among them")
+
+    @model_validator(mode="after")
+    def _one_range(self) -> Range:
+        given = [name for name in ("choice", "uniform", "loguniform", "int", "quantised") if vars(self)[name] is not None]
+        want = "exactly one of choice, uniform, loguniform, int and quantised"
+        if len(given) != 1:
+            fix = "write {choice: [4, 8, 16]} or {loguniform: [1e-5, 1e-3]}"
+            raise refusal(SettingsError("one range is wanted", got=", ".join(given) or "none", want=want, fix=fix))
+        if self.points is not None and given[0] not in ("uniform", "loguniform"):
+            fix = "remove points: the grid takes every value"
+            raise refusal(SettingsError("points belong to uniform and loguniform", got=f"points beside {given[0]}", want="no points", fix=fix))
+        _refuse_empty(given[0], vars(self)[given[0]])
+        return self
+
+    def axis(self) -> Axis:
+        """The range as numbers or values."""
+        if self.choice is not None:
+            return Choices(tuple(self.choice))
+        if self.int is not None:
+            return Numbers(*self.int, step=1, whole=True)
+        if self.quantised is not None:
+            low, high, step = self.quantised
+            return Numbers(low, high, step=step, whole=all(number == round(number) for number in self.quantised))
+        if self.loguniform is not None:
+            return Numbers(*self.loguniform, log=True)
+        assert self.uniform is not None
+        return Numbers(*self.uniform)
+
+
+def _refuse_empty(kind: str, given: Sequence[Any]) -> None:
+    """Raises what pydantic collects for a range with nothing in it, and for one that cannot be drawn from."""
+    got = f"{kind}: {list(given)}"
+    if kind == "choice":
+        if not given:
+            raise refusal(SettingsError("an empty range", got=got, want="at least one value", fix="write the values between the brackets"))
+        if any(type(one) is type(other) and one == other for i, one in enumerate(given) for other in given[:i]):
+            raise refusal(SettingsError("a value stands twice", got=got, want="each value once", fix="remove one of them"))
+        return
+    if given[0] >= given[1]:
+        fix = f"write [{given[1]}, {given[0]}]" if given[0] > given[1] else "take the key out of space, and set it in the run file"
+        raise refusal(SettingsError("an empty range", got=got, want="[low, high] with low below high", fix=fix))
+    if kind == "loguniform" and given[0] <= 0:
+        raise refusal(SettingsError("a logarithm wants numbers above zero", got=got, want="low above 0", fix="raise low, or take uniform"))
+    if kind == "quantised" and not 0 < given[2] <= given[1] - given[0]:
+        raise refusal(SettingsError("an empty range", got=got, want="a step above 0 that fits between low and high", fix="mend the third number"))
+
+
+def grid(space: Space, points: Mapping[str, int | None]) -> Iterator[Point]:
+    """Every combination, the last key changing fastest. ``points``: how many numbers of an endless range are taken, where that is said."""
+    values = [axis.all() or axis.spread(points.get(key) or 0) if isinstance(axis, Numbers) else axis.all() for key, axis in space.items()]
+    return (dict(zip(space, combination, strict=True)) for combination in product(*values))
+
+
+def corners(space: Space) -> list[Point]:
+    """Points that show whether every part of a space can be run: all combinations of extremes, or where they are many each key's own beside the first."""
+    ends = {key: axis.ends() for key, axis in space.items()}
+    if math.prod(len(values) for values in ends.values()) <= MANY:
+        return [dict(zip(ends, combination, strict=True)) for combination in product(*ends.values())]
+    first = {key: values[0] for key, values in ends.items()}
+    return [first, *({**first, key: value} for key, values in ends.items() for value in values[1:])]
+
+
+def drawn(space: Space, seed: int, number: int) -> Point:
+    """The point of a number, evenly at random: a function of integers alone, so that a study that was cut goes on as it would have."""
+    generator = np.random.default_rng([seed, number])
+    return {key: axis.draw(generator) for key, axis in space.items()}
+
+
+def shown(value: Any) -> str:
+    """A value of a point for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def said(point: Mapping[str, Any]) -> str:
+    """A point for people."""
+    return ", ".join(f"{key}={shown(value)}" for key, value in point.items())
