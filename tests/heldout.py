@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tunefleet.data.layout import ANSWERS, Encoded, Record
-from tunefleet.data.shards import Columns, Index, ShardWriter, write_index
+from tunefleet.data.shards import Columns, Index, ShardWriter, SourceRows, write_index
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,14 @@ class Rows:
     @property
     def lengths(self) -> np.ndarray:
         return np.array([len(r.columns["ids"]) for r in self.all], np.int32)
+
+    @property
+    def sources(self) -> list[SourceRows]:
+        return [SourceRows("rows", range(len(self.all)), range(1))]
+
+    @property
+    def rows(self) -> int:
+        return len(self.all)
 
     def records(self, ids: Sequence[int]) -> list[Record]:
         return [self.all[i] for i in ids]

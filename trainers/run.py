@@ -232,6 +232,9 @@ class Evaluation(Settings):
     batch_size: PositiveInt = Field(default=16, description="rows a forward")
     resources: Resources = Field(default=Resources(), description="what one actor holds")
     samples: Samples = Field(default=Samples(), description="text that is generated at every evaluation")
+    gap_rows: NonNegativeInt = Field(
+        default=200, description="training rows, drawn by the seed, that `tunefleet evaluate` scores beside the held-out ones for the overfitting gap"
+    )
     bootstrap: PositiveInt = Field(default=1000, description="resamples behind the 95% intervals")
     early_stopping_patience: PositiveInt | None = Field(default=None, description="evaluations without a better value before the run stops")
     early_stopping_metric: str = Field(default="loss", description="the metric that early stopping and the best checkpoint go by")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.trainers.evaluation.answers import make_answers
-from tunefleet.trainers.evaluation.compare import compare, totals
+from tunefleet.trainers.evaluation.closer import Closer
+from tunefleet.trainers.evaluation.compare import totals
 from tunefleet.trainers.evaluation.files import read_base, write_base
 from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.outcome import OnEvent, Outcome
@@ -55,7 +56,7 @@ class Inline:
         self.key = held.key(run)
         self.metrics = make_metrics(run.evaluation.metrics)
         self.needs = needs(self.metrics)
-        self.answers = make_answers(run, held.split, self.needs)
+        self.answers, self.closer = make_answers(run, held.split, self.needs), Closer(run, held)
         self._base: RowScores | None = None
         self._outcomes: list[Outcome] = []
 
@@ -106,8 +107,7 @@ class Inline:
     def _compared(self, ticket: Ticket, tuned: RowScores, began: float) -> Outcome:
         assert self._base is not None, "begin was not called"
         try:
-            settings, seed = self.run.evaluation, self.run.training.seed
-            found = compare(tuned, self._base, self.metrics, sets=self.held.sets, resamples=settings.bootstrap, seed=seed)
+            found = self.closer.compare(tuned, self._base, self.metrics)
         except Exception as error:  # noqa: BLE001 - a metric may be a stranger's code, and the training goes on without it
             return Outcome(ticket, time.monotonic() - began, error=f"{type(error).__name__}: {error}")
         return Outcome(ticket, time.monotonic() - began, found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tunefleet.cluster.errors import CheckpointError
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.evaluation.answers import make_answers
-from tunefleet.trainers.evaluation.compare import compare
+from tunefleet.trainers.evaluation.closer import Closer
 from tunefleet.trainers.evaluation.files import read_base, write_base
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
 from tunefleet.trainers.evaluation.metric import make_metrics, needs
@@ -29,7 +29,7 @@ class Examiner:
         self.objective = make_objective(run.objective, pad_id)
         self.metrics = make_metrics(run.evaluation.metrics)
         self.key, self.needs = held.key(run), needs(self.metrics)
-        self.answers = make_answers(run, held.split, self.needs)
+        self.answers, self.closer = make_answers(run, held.split, self.needs), Closer(run, held)
         self._model = PlainModel.base(self.run, device)
         self._base: dict[tuple[int, int], RowScores] = {}
         self._trained, self._kept = False, False
@@ -81,8 +81,7 @@ class Examiner:
     def compare(self, tuned: Sequence[RowScores], base: Sequence[RowScores]) -> dict[str, Any]:
         """Numbers and intervals of all shares together; the base's scores are kept in the run's output."""
         whole, whole_base = merge(tuned), merge(base)
-        settings, seed = self.run.evaluation, self.run.training.seed
-        found = compare(whole, whole_base, self.metrics, sets=self.held.sets, resamples=settings.bootstrap, seed=seed)
+        found = self.closer.compare(whole, whole_base, self.metrics)
         if not self._kept:
             write_base(self.storage, self.key, whole_base, found["base"])
             self._kept = True

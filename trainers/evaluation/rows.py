@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tunefleet.cluster import heartbeat
 if TYPE_CHECKING:
     import torch
 
-    from tunefleet.data.store import Split
+    from tunefleet.data.layout import Record
     from tunefleet.trainers.objective import Objective, Scorer
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -70,6 +70,19 @@ class RowScores:
         return all(name in self.sums or name in self.texts for name in wanted)
 
 
+class SomeRows(Protocol):
+    """Rows that can be scored: a split, or a part of one. Ids count from 0."""
+
+    @property
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Tokens of every row."""
+        ...
+
+    def records(self, rows: Sequence[int]) -> list[Record]:
+        """The rows with these ids, in their order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Share:
     """The batches of ids that one of several scorers computes. ``real`` is False for a batch that only keeps the numbers of forwards equal."""
@@ -100,7 +113,7 @@ def shares(lengths: np.ndarray[Any, Any], batch_size: int, count: int) -> list[S
     return divided
 
 
-def score_share(scorer: Scorer, split: Split, share: Share, objective: Objective, *, device: torch.device | str = "cpu", correct: bool = False) -> RowScores:
+def score_share(scorer: Scorer, split: SomeRows, share: Share, objective: Objective, *, device: torch.device | str = "cpu", correct: bool = False) -> RowScores:
     """Score the rows of one share. The caller puts the model into evaluation mode; nothing here touches gradients."""
     import torch
 
@@ -119,7 +132,9 @@ def score_share(scorer: Scorer, split: Split, share: Share, objective: Objective
     return merge(found) if found else empty(correct=correct)
 
 
-def score_rows(scorer: Scorer, split: Split, objective: Objective, *, batch_size: int, device: torch.device | str = "cpu", correct: bool = False) -> RowScores:
+def score_rows(
+    scorer: Scorer, split: SomeRows, objective: Objective, *, batch_size: int, device: torch.device | str = "cpu", correct: bool = False
+) -> RowScores:
     """Score every row of a split in this process."""
     (share,) = shares(split.lengths, batch_size, 1)
     return score_share(scorer, split, share, objective, device=device, correct=correct)

@@ -11,13 +11,14 @@ from tunefleet.cluster.errors import Refusal, SettingsError
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.cluster.storages.folders import has_file
 from tunefleet.trainers.evaluation.answers import make_answers
-from tunefleet.trainers.evaluation.compare import compare
+from tunefleet.trainers.evaluation.closer import Closer
 from tunefleet.trainers.evaluation.files import read_base, result
+from tunefleet.trainers.evaluation.gap import Scored, of_tokens, overfitting, trained_rows
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
 from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.plain import PlainModel
 from tunefleet.trainers.evaluation.policy import Ticket
-from tunefleet.trainers.evaluation.rows import RowScores, score_share, shares
+from tunefleet.trainers.evaluation.rows import RowScores, score_rows, score_share, shares
 from tunefleet.trainers.exported import ADAPTER_CONFIG, load_exported, refuse_missing
 from tunefleet.trainers.manifest import read_manifest
 from tunefleet.trainers.objective import make_objective
@@ -29,6 +30,7 @@ from tunefleet.trainers.stage import RUN_FILE
 if TYPE_CHECKING:
     import torch
 
+    from tunefleet.trainers.evaluation.gap import Sampled
     from tunefleet.trainers.objective import Objective
 
 
@@ -60,13 +62,13 @@ def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, tru
 
     began = time.monotonic()
     subject = find_subject(source, run, trust_code=trust_code)
-    objective, held = _rows(subject.run)
+    objective, held, trained = _rows(subject.run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = subject.run.evaluation
     metrics = make_metrics(settings.metrics)
-    examined = _Examined(subject, objective, held, device, needs(metrics))
-    base, tuned = examined.scores()
-    found = compare(tuned, base, metrics, sets=held.sets, resamples=settings.bootstrap, seed=subject.run.training.seed)
+    base, tuned = _Examined(subject, objective, held, trained, device, needs(metrics)).scores()
+    found = Closer(subject.run, held).compare(tuned.held, base.held, metrics)
+    found["gap"] = overfitting(tuned, base, of_tokens(metrics), resamples=settings.bootstrap, seed=subject.run.training.seed)
     ticket = subject.ticket or Ticket(0, None)
     content = result(ticket, found, placement="standalone", seconds=time.monotonic() - began)
     return {**content, "step": subject.ticket.step if subject.ticket else None, "source": str(source)}
@@ -110,14 +112,16 @@ def _run_of(output: str, run: RunFile | str | Path | None, trust_code: bool) -> 
     return links[-1].run
 
 
-def _rows(run: RunFile) -> tuple[Objective, HeldOut]:
+def _rows(run: RunFile) -> tuple[Objective, HeldOut, Sampled | None]:
+    """How rows are scored, the held-out ones, and a sample of those that were trained on."""
     from tunefleet.data.prepare import prepare
     from tunefleet.data.store import Store
     from tunefleet.trainers.vocabulary import load_tokenizer
 
     tokenizer = load_tokenizer(run.model, run.data.chat_template)
     objective = make_objective(run.objective, tokenizer.pad_token_id)
-    return objective, held_out(Store.open(prepare(run.data, objective.layout, tokenizer).store, run.data.cache))
+    store = Store.open(prepare(run.data, objective.layout, tokenizer).store, run.data.cache)
+    return objective, held_out(store), trained_rows(store, run.evaluation.gap_rows, run.training.seed)
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,11 @@ class _Examined:
     subject: Subject
     objective: Objective
     held: HeldOut
+    trained: Sampled | None
     device: torch.device
     needs: frozenset[str]
 
-    def scores(self) -> tuple[RowScores, RowScores]:
+    def scores(self) -> tuple[Scored, Scored]:
         """Of the base model, kept ones where the run has them, and of the subject."""
         from tunefleet.trainers.models import weights_dtype
 
@@ -142,17 +147,25 @@ class _Examined:
         del model  # the base is let go before the other is read
         return base, self._score(PlainModel(load_exported(subject.where, dtype=weights_dtype(subject.run)), self.device))
 
-    def _checkpoint(self) -> tuple[RowScores, RowScores]:
+    def _checkpoint(self) -> tuple[Scored, Scored]:
         storage, ticket = self.subject.storage, self.subject.ticket
         assert storage is not None
         assert ticket is not None
         assert ticket.manifest is not None
         model = PlainModel.base(self.subject.run, self.device)
-        base = read_base(storage, self.held.key(self.subject.run), self.needs) or self._score(model)
+        base = self._score(model, read_base(storage, self.held.key(self.subject.run), self.needs))
         model.load(storage, ticket.manifest)
         return base, self._score(model)
 
-    def _score(self, model: PlainModel) -> RowScores:
+    def _score(self, model: PlainModel, kept: RowScores | None = None) -> Scored:
+        """The scores of a model; ``kept`` ones of the held-out rows stand for themselves."""
+        size, correct = self.subject.run.evaluation.batch_size, "correct" in self.needs
+        trained = None
+        if self.trained is not None:
+            trained = score_rows(model.scorer, self.trained, self.objective, batch_size=size, device=self.device, correct=correct)
+        return Scored(kept if kept is not None else self._held(model), trained)
+
+    def _held(self, model: PlainModel) -> RowScores:
         split, run = self.held.split, self.subject.run
         divided = shares(split.lengths, run.evaluation.batch_size, 1)
         scores = score_share(model.scorer, split, divided[0], self.objective, device=self.device, correct="correct" in self.needs)

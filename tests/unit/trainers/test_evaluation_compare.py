@@ -9,8 +9,9 @@ import pytest
 
 from tunefleet.cluster.errors import DataError, SettingsError
 from tunefleet.cluster.plugins import config, kinds
-from tunefleet.trainers.evaluation.compare import compare, resampled_totals, totals
+from tunefleet.trainers.evaluation.compare import compare, totals
 from tunefleet.trainers.evaluation.metric import make_metrics, needs
+from tunefleet.trainers.evaluation.paired import resampled_totals
 from tunefleet.trainers.evaluation.rows import RowScores
 from tunefleet.trainers.run import METRICS
 
@@ -94,7 +95,7 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
 def test_chunks_of_resamples_change_nothing_of_what_is_drawn(monkeypatch):
     columns = np.random.default_rng(0).normal(size=(30, 2))
     whole = resampled_totals(columns, 100, seed=5)
-    monkeypatch.setattr("tunefleet.trainers.evaluation.compare.DRAWS_AT_ONCE", 30 * 7)
+    monkeypatch.setattr("tunefleet.trainers.evaluation.paired.DRAWS_AT_ONCE", 30 * 7)
     np.testing.assert_allclose(resampled_totals(columns, 100, seed=5), whole)
 
 

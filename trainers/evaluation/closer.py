@@ -1,0 +1,52 @@
+"""A comparison with what lies below its totals: rows won and lost, slices, and the largest regressions in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunefleet.trainers.evaluation.compare import compare
+from tunefleet.trainers.evaluation.metric import Metric
+from tunefleet.trainers.evaluation.paired import Paired
+from tunefleet.trainers.evaluation.regressions import cut, regressions
+from tunefleet.trainers.evaluation.rows import Ids, RowScores
+from tunefleet.trainers.evaluation.slices import Slice, by_label, by_length, by_source, compare_slices, won_and_lost
+
+if TYPE_CHECKING:
+    from tunefleet.trainers.evaluation.heldout import HeldOut
+    from tunefleet.trainers.run import RunFile
+
+
+class Closer:
+    """The held-out rows of a run, ready to be looked at closely."""
+
+    def __init__(self, run: RunFile, held: HeldOut) -> None:
+        self.run, self.held = run, held
+
+    def compare(self, tuned: RowScores, base: RowScores, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+        """What ``compare`` finds, with ``rows_won``, ``comparisons``, ``slices`` and ``regressions`` beside it; see compare_slices and regressions."""
+        settings, seed = self.run.evaluation, self.run.training.seed
+        found = compare(tuned, base, metrics, sets=self.held.sets, resamples=settings.bootstrap, seed=seed)
+        tuned, base = tuned.select(self.rows), base.select(self.rows)
+        paired = Paired.of(tuned, base, metrics).compared()
+        found["rows_won"] = {name: won_and_lost(paired.gains(name)) for name in paired.metrics}
+        found |= compare_slices(paired, self.slices, resamples=settings.bootstrap, seed=seed)
+        return {**found, "regressions": regressions(tuned, base, paired, self._row)}
+
+    @property
+    def rows(self) -> Ids:
+        """The ids of the rows that the numbers at the top are of."""
+        return np.sort(np.concatenate(list(self.held.sets.values())))
+
+    @cached_property
+    def slices(self) -> list[Slice]:
+        """By source, by length, and by label where rows have labels."""
+        facts, rows = self.held.facts, self.rows
+        return [*by_source(facts.sources, rows), *by_length(facts.lengths, rows), *by_label(facts.labels, rows)]
+
+    def _row(self, row: int) -> dict[str, Any]:
+        facts = self.held.facts
+        return {"source": facts.sources[row], "prompt": cut(facts.prompts[row]), "reference": cut(facts.answers[row])}

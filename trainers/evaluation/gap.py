@@ -1,0 +1,93 @@
+"""The overfitting gap: how much more the tuned model gained on rows that it was trained on than on rows that it never saw.
+
+The base model saw neither, so that its own gap is how much harder the held-out rows happen to be; what exceeds it is overfitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunefleet.data.making import TRAIN
+from tunefleet.trainers.evaluation.metric import Metric
+from tunefleet.trainers.evaluation.paired import MODELS, Drawn, Paired, interval
+from tunefleet.trainers.evaluation.rows import ANSWER, Ids, RowScores
+
+if TYPE_CHECKING:
+    from tunefleet.data.layout import Record
+    from tunefleet.data.store import Split, Store
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's scores of the held-out rows, and of the training rows where some are sampled."""
+
+    held: RowScores
+    trained: RowScores | None
+
+
+class Sampled:
+    """Some rows of a split as a split of their own: ids count from 0."""
+
+    def __init__(self, split: Split, ids: Ids) -> None:
+        self._split, self._ids = split, ids
+        self.lengths = split.lengths[ids]
+
+    def records(self, rows: Sequence[int]) -> list[Record]:
+        """The rows with these ids, in their order."""
+        return self._split.records(self._ids[list(rows)].tolist())
+
+
+def trained_rows(store: Store, number: int, seed: int) -> Sampled | None:
+    """Training rows, drawn by a seed; None where none are wanted, or the store has none."""
+    if not number or TRAIN not in store.index.splits or not store.index.splits[TRAIN].rows:
+        return None
+    split = store.split(TRAIN)
+    return Sampled(split, sample(split.rows, number, seed))
+
+
+def sample(rows: int, number: int, seed: int) -> Ids:
+    """``number`` of so many rows, drawn without replacement by a seed, ascending; all of them where there are no more."""
+    drawn: Ids = np.sort(np.random.default_rng([seed, rows]).permutation(rows)[:number]).astype(np.int64)
+    return drawn
+
+
+def of_tokens(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """The metrics that need no generation: a gap of others would have hundreds of answers more generated."""
+    return {name: metric for name, metric in metrics.items() if ANSWER not in metric.reads}
+
+
+def overfitting(tuned: Scored, base: Scored, metrics: Mapping[str, Metric], *, resamples: int, seed: int) -> dict[str, Any] | None:
+    """See gap; None where no training rows were scored, or no metric reads tokens."""
+    if not metrics or tuned.trained is None or base.trained is None or not tuned.trained.sums["tokens"].sum():
+        return None
+    trained, held = (Paired.of(one, other, metrics) for one, other in ((tuned.trained, base.trained), (tuned.held, base.held)))
+    return gap(trained, held, resamples=resamples, seed=seed)
+
+
+def gap(trained: Paired, held: Paired, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Training rows beside held-out ones, both by the same metrics: a value above zero says that a model is better on training rows.
+
+    ``tuned``, ``base`` and ``difference`` are of the training rows; ``gaps`` holds the gap of each model, and ``overfitting`` is that of the tuned
+    one less that of its base, each with its interval. The rows of the two sides are drawn independently of each other.
+    """
+    result: dict[str, Any] = {"rows": len(trained.ids), "tokens": int(trained.tokens.sum())}
+    result |= {key: {} for key in (*MODELS, "difference", "overfitting")}
+    result["gaps"] = {model: {} for model in MODELS}
+    seen, unseen = trained.drawn(resamples, seed + 1), held.drawn(resamples, seed)
+    for name, metric in trained.metrics.items():
+        sign = 1.0 if metric.better == "min" else -1.0
+        for model in MODELS:
+            result[model][name] = interval(seen[name].value[model], seen[name].draws[model])
+            result["gaps"][model][name] = interval(*_less(unseen[name], seen[name], model, sign))
+        result["difference"][name] = interval(*seen[name].difference)
+        (before, before_S), (after, after_S) = unseen[name].difference, seen[name].difference
+        result["overfitting"][name] = interval(sign * (before - after), sign * (before_S - after_S))
+    return result
+
+
+def _less(unseen: Drawn, seen: Drawn, model: str, sign: float) -> tuple[float, Any]:
+    return sign * (unseen.value[model] - seen.value[model]), sign * (unseen.draws[model] - seen.draws[model])
