@@ -1,5 +1,6 @@
 """Kubernetes manifests in tests: reading them, and what a strict reading of the operator's schemas finds wrong in them."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ import jsonschema
 import yaml
 
 PROJECT = Path(__file__).parents[1]
+KUBERNETES = "1.34"
 SCHEMAS = PROJECT.parent / "shared" / "kuberay"
 """KubeRay's custom resource definitions; they lie beside the project, and not in it."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    """The documents of a YAML file, empty ones left out."""
-    return [document for document in yaml.load_all(path.read_text(), yaml.CSafeLoader) if document]
+    """The documents of a YAML file, empty ones left out, and what aliases share in it parted."""
+    return [json.loads(json.dumps(document)) for document in yaml.load_all(path.read_text(), yaml.CSafeLoader) if document]
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +37,41 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+_AMOUNT = {"type": ["string", "integer"]}
+_TEXT = {"type": "string"}
+_LABELS = {"type": "object", "additionalProperties": _TEXT}
+
+
+def _object(required: str = "", **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "required": required.split(), "properties": properties}
+
+
+def _list(item: Any) -> dict[str, Any]:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+_RESOURCE = _object("name nominalQuota", name=_TEXT, nominalQuota=_AMOUNT, borrowingLimit=_AMOUNT, lendingLimit=_AMOUNT)
+_FLAVOR = _object("name resources", name=_TEXT, resources=_list(_RESOURCE))
+KUEUE = {
+    "ResourceFlavor": _object(nodeLabels=_LABELS, nodeTaints=_list({"type": "object"}), tolerations=_list({"type": "object"}), topologyName=_TEXT),
+    "LocalQueue": _object("clusterQueue", clusterQueue=_TEXT, stopPolicy={"enum": ["None", "Hold", "HoldAndDrain"]}),
+    "ClusterQueue": _object(
+        "resourceGroups",
+        cohort=_TEXT,
+        namespaceSelector=_object(matchLabels=_LABELS, matchExpressions=_list({"type": "object"})),
+        queueingStrategy={"enum": ["StrictFIFO", "BestEffortFIFO"]},
+        preemption=_object(
+            withinClusterQueue={"enum": ["Never", "LowerPriority", "LowerOrNewerEqualPriority"]},
+            reclaimWithinCohort={"enum": ["Never", "LowerPriority", "Any"]},
+            borrowWithinCohort={"type": "object"},
+        ),
+        resourceGroups=_list(_object("coveredResources flavors", coveredResources=_list(_TEXT), flavors=_list(_FLAVOR))),
+        stopPolicy={"enum": ["None", "Hold", "HoldAndDrain"]},
+    ),
+}
+"""The specs of Kueue's kinds (kueue.x-k8s.io/v1beta1), as far as we use them and their neighbours; its own schemas are not at hand."""
+
+
 @cache
 def _validators() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
     """A validator for each kind and served version of the schemas; read once, since that takes a second."""
@@ -49,8 +86,24 @@ def _validators() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
 
 
 def problems(manifest: dict[str, Any]) -> list[str]:
-    """What is wrong in a manifest of one of the operator's kinds, each with its place. A kind or version without a schema is a problem."""
-    key = (manifest["apiVersion"], manifest["kind"])
-    if key not in _validators():
-        return [f"no schema for {key}"]
-    return [f"{error.json_path}: {error.message}" for error in _validators()[key].iter_errors(manifest)]
+    """What is wrong in a manifest, each with its place: by the schemas of the operator, of Kueue, or of Kubernetes. A kind without one is a problem."""
+    group, kind = manifest["apiVersion"].partition("/")[0], manifest["kind"]
+    if group == "ray.io":
+        validator = _validators().get((manifest["apiVersion"], kind))
+    elif group == "kueue.x-k8s.io":
+        validator = jsonschema.Draft202012Validator(_object("apiVersion kind metadata", apiVersion={}, kind={}, metadata={"type": "object"}, spec=KUEUE[kind]))
+    else:
+        return _core_problems(manifest)
+    if validator is None:
+        return [f"no schema for {manifest['apiVersion']} {kind}"]
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(manifest)]
+
+
+def _core_problems(manifest: dict[str, Any]) -> list[str]:
+    import kubernetes_validate
+
+    try:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [f"{list(error.path)}: {error.message}"]
+    return []
