@@ -7,11 +7,13 @@ import pytest
 import yaml
 from runs import small_run, train_on_gang
 
-from tunefleet.cluster.errors import CheckpointError, SettingsError
+from tunefleet.cluster.errors import CheckpointError, Refusal, SettingsError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.evaluation.files import BASE, read_results
+from tunefleet.trainers.evaluation.gatefile import Gate
 from tunefleet.trainers.evaluation.standalone import evaluate
 from tunefleet.trainers.stage import RUN_FILE
+from tunefleet.tuning.cli import main
 
 pytestmark = pytest.mark.gang
 
@@ -62,6 +64,37 @@ def test_without_kept_scores_the_base_is_scored_again_to_the_same_numbers(run, l
     assert_same(evaluate(run.output), last)
     assert not storage.exists(BASE)
     storage.put(BASE, kept)
+
+
+def test_what_lies_below_the_totals_is_said_too(run):
+    found = evaluate(run.output)
+    assert found["better"] == {"loss": "min", "token_accuracy": "max"}
+    assert sum(found["rows_won"]["loss"].values()) == found["rows"]
+    assert found["gap"]["rows"] + found["rows"] == 60, "all rows that were trained on are fewer than evaluation.gap_rows"
+    worst = found["regressions"]["loss"]
+    assert all(one["by"] > 0 and one["tuned"]["loss"] > one["base"]["loss"] and one["prompt"].startswith("After") for one in worst)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_gate_says_what_passes_and_what_does_not(run, tmp_path):
+    checks = evaluate(run.output, gate=Gate.model_validate({"gain": [{"metric": "loss"}, {"metric": "loss", "least": 100.0}]}))["gate"]
+    assert (checks["passed"], [one["passed"] for one in checks["checks"]]) == (False, [True, False])
+    assert main(["evaluate", run.output, "--json", "--gate", _gate(tmp_path, "gain: [{metric: loss}]")]) == 0
+    assert main(["evaluate", run.output, "--gate", _gate(tmp_path, "gain: [{metric: loss, least: 100.0}]")]) == 1
+
+
+def test_a_gate_for_what_is_not_there_is_refused_before_a_model_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("tunefleet.trainers.evaluation.plain.PlainModel.base", None)
+    gate = _gate(tmp_path, "gain: [{metric: los}, {metric: loss, set: holdut}, {metric: loss, least: much}]")
+    with pytest.raises(Refusal) as refused:
+        evaluate(run.output, gate=gate)
+    assert len(refused.value.problems) == 3
+    assert main(["evaluate", run.output, "--gate", gate]) == 2
+
+
+def _gate(folder: Path, text: str) -> str:
+    (folder / "gate.yaml").write_text(text)
+    return str(folder / "gate.yaml")
 
 
 def test_what_cannot_be_evaluated_is_told_apart(run, tmp_path):

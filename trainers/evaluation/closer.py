@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunefleet.trainers.evaluation.compare import compare
+from tunefleet.trainers.evaluation.gatefile import KINDS, Offered
 from tunefleet.trainers.evaluation.metric import Metric
 from tunefleet.trainers.evaluation.paired import Paired
 from tunefleet.trainers.evaluation.regressions import cut, regressions
@@ -27,14 +28,23 @@ class Closer:
         self.run, self.held = run, held
 
     def compare(self, tuned: RowScores, base: RowScores, metrics: Mapping[str, Metric]) -> dict[str, Any]:
-        """What ``compare`` finds, with ``rows_won``, ``comparisons``, ``slices`` and ``regressions`` beside it; see compare_slices and regressions."""
+        """What ``compare`` finds, and beside it ``better`` (the direction of each metric), ``rows_won``, ``comparisons``, ``slices`` and ``regressions``.
+
+        See compare_slices and regressions.
+        """
         settings, seed = self.run.evaluation, self.run.training.seed
         found = compare(tuned, base, metrics, sets=self.held.sets, resamples=settings.bootstrap, seed=seed)
         tuned, base = tuned.select(self.rows), base.select(self.rows)
         paired = Paired.of(tuned, base, metrics).compared()
+        found["better"] = {name: metric.better for name, metric in metrics.items()}
         found["rows_won"] = {name: won_and_lost(paired.gains(name)) for name in paired.metrics}
         found |= compare_slices(paired, self.slices, resamples=settings.bootstrap, seed=seed)
         return {**found, "regressions": regressions(tuned, base, paired, self._row)}
+
+    def offered(self, metrics: Mapping[str, Metric], *, gap: bool) -> Offered:
+        """What a gate can ask for. The rows' words are read, no model."""
+        kinds = {kind: [one.name for one in self.slices if one.by == kind] for kind in KINDS}
+        return Offered(metrics, dict.fromkeys(self.held.sets, metrics), (), kinds, gap)
 
     @property
     def rows(self) -> Ids:

@@ -24,11 +24,12 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The part of an evaluation file that is made of scores: ``rows``, ``tuned``, ``base``, ``difference``, ``failed`` and ``sets``.
+    """The part of an evaluation file that is made of scores: ``rows``, ``tuned``, ``base``, ``difference``, ``whole``, ``failed`` and ``sets``.
 
     ``tuned`` and ``base`` hold the same rows. A value that is not finite is None, as JSON has no NaN. ``difference`` is tuned minus base, its
     interval paired: the same rows are drawn for both. ``own``: the metrics of sets that have others than ``metrics``. ``general``: sets that stand for what
-    the model should not forget; they are marked, and the numbers at the top are of the others (of all, where there are no others).
+    the model should not forget; they are marked, and the numbers at the top are of the others (of all, where there are no others);
+    ``whole`` has them with their intervals.
     A metric that raises is None where it did and stands in ``failed``, with why: the other numbers do not depend on it.
     Raises DataError for a set without one supervised token.
     """
@@ -47,6 +48,7 @@ def compare(
         "tuned": {name: interval["value"] for name, interval in whole["tuned"].items()},
         "base": {name: interval["value"] for name, interval in whole["base"].items()},
         "difference": whole["difference"],
+        "whole": {key: whole[key] for key in (*MODELS, "difference")},
         "failed": {name: why for result in (*results.values(), whole) for name, why in result["failed"].items()},
         "sets": results,
     }

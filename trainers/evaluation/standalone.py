@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunefleet.cluster.errors import Refusal, SettingsError
+from tunefleet.cluster.settings import Checked
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.cluster.storages.folders import has_file
 from tunefleet.trainers.evaluation.answers import make_answers
 from tunefleet.trainers.evaluation.closer import Closer
 from tunefleet.trainers.evaluation.files import read_base, result
 from tunefleet.trainers.evaluation.gap import Scored, of_tokens, overfitting, trained_rows
+from tunefleet.trainers.evaluation.gate import judge
+from tunefleet.trainers.evaluation.gatefile import Gate, gate_problems, read_gate
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
 from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.plain import PlainModel
@@ -48,15 +51,17 @@ class Subject:
     ticket: Ticket | None = None
 
 
-def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, trust_code: bool = False) -> dict[str, Any]:
+def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, trust_code: bool = False, gate: Gate | str | Path | None = None) -> dict[str, Any]:
     """Score a source and its base model, and compare: the content of an evaluation file, with ``source`` beside.
 
     Args:
         source: a run's output folder (the weights it ended with, else its newest checkpoint), a checkpoint's folder, an export or model folder, or a hub id.
         run: the run file that names the base model and the rows; where ``source`` lies in a run's output, that run's own by default.
+        gate: what must have been found; ``gate`` of the result says what passed (see judge).
         trust_code: run the code that a run's own file asks for (a model's remote code, modules of dotted kinds); off, such a file is refused.
 
-    Raises RequestError for a source that is nothing of these, or rows that are not there; CheckpointError for a torn checkpoint.
+    Raises RequestError for a source that is nothing of these, rows that are not there, or a gate that asks for what is not;
+    CheckpointError for a torn checkpoint.
     """
     import torch
 
@@ -66,9 +71,16 @@ def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, tru
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = subject.run.evaluation
     metrics = make_metrics(settings.metrics)
+    closer = Closer(subject.run, held)
+    asked = read_gate(gate) if gate is not None else Checked[Gate](None, [])
+    if asked.value is not None:
+        asked.problems.extend(gate_problems(asked.value, closer.offered(metrics, gap=trained is not None)))
+    Refusal.raise_if(asked.problems)
     base, tuned = _Examined(subject, objective, held, trained, device, needs(metrics)).scores()
-    found = Closer(subject.run, held).compare(tuned.held, base.held, metrics)
+    found = closer.compare(tuned.held, base.held, metrics)
     found["gap"] = overfitting(tuned, base, of_tokens(metrics), resamples=settings.bootstrap, seed=subject.run.training.seed)
+    if asked.value is not None:
+        found["gate"] = judge(asked.value, found)
     ticket = subject.ticket or Ticket(0, None)
     content = result(ticket, found, placement="standalone", seconds=time.monotonic() - began)
     return {**content, "step": subject.ticket.step if subject.ticket else None, "source": str(source)}

@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Mapping
 
 from tunefleet.tuning.arguments import TRUST, Option, Verb
-from tunefleet.tuning.printing import console, print_json
+from tunefleet.tuning.printing import console, print_json, remark
 
 VERB = Verb(
     subject="SRC",
     subject_help="a run's output, a checkpoint folder, an export or a model folder",
     options=(
         Option("--run", "the run file that names the held-out rows and the base; a run's output has its own", metavar="FILE"),
+        Option("--gate", "a gate file: exit code 1 where the evaluation does not meet it", metavar="FILE"),
         Option("--json", "print the content of the evaluation file on stdout"),
         TRUST,
     ),
@@ -20,14 +21,20 @@ VERB = Verb(
 
 
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
-    """Evaluate, and print a table or JSON."""
+    """Evaluate, and print tables or JSON. 1 where a gate is not passed."""
+    from tunefleet.trainers.console import comparison_table
     from tunefleet.trainers.evaluation.standalone import evaluate
+    from tunefleet.trainers.gatetable import gate_table, unmet
 
-    evaluation = evaluate(options.subject, options.run, trust_code=options.trust_code)
+    evaluation = evaluate(options.subject, options.run, trust_code=options.trust_code, gate=options.gate)
+    gate = evaluation.get("gate")
     if options.json:
         print_json(evaluation)
     else:
-        from tunefleet.trainers.console import comparison_table
-
         console().print(comparison_table(evaluation))
+        if gate:
+            console().print(gate_table(gate))
+    if gate and not gate["passed"]:
+        remark(unmet(gate))
+        return 1
     return 0

@@ -1,4 +1,4 @@
-"""Print the JSON schema of the run file, or of the study file (`schema study`), for editors and checks."""
+"""Print the JSON schema of the run file, the study file (`schema study`) or the gate file (`schema gate`), for editors and checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunefleet.cluster.settings import Settings
 from tunefleet.tuning.arguments import Verb
 from tunefleet.tuning.printing import print_json
 
-VERB = Verb(more="[FILE]", more_help="which file: run (the default) or study")
+VERB = Verb(more="[FILE]", more_help="which file: run (the default), study or gate")
 
 
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
@@ -36,4 +36,10 @@ def _study() -> type[Settings]:
     return StudyFile
 
 
-FILES: dict[str, Callable[[], type[Settings]]] = {"run": _run, "study": _study}
+def _gate() -> type[Settings]:
+    from tunefleet.trainers.evaluation.gatefile import Gate
+
+    return Gate
+
+
+FILES: dict[str, Callable[[], type[Settings]]] = {"run": _run, "study": _study, "gate": _gate}

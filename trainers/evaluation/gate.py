@@ -1,0 +1,113 @@
+"""The gate: every check of a gate file against the content of an evaluation, as plain values. A number that is missing or not finite does not pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunefleet.trainers.evaluation.gatefile import EVERY, Check, Compliance, End, Forgetting, Gain, Gate, Overfitting, Placed, Regression
+
+ALL_ROWS = "all held-out rows"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One check at one place. ``got`` is the number that was held against ``limit``, ``low`` and ``high`` its interval, and ``end`` which of them it is."""
+
+    check: str
+    kind: str
+    metric: str
+    place: str
+    wanted: str
+    limit: float
+    end: End
+    got: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A number with its interval, so turned that a larger one is better."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def at(self, end: End) -> float | None:
+        return {"value": self.value, "worse": self.low, "better": self.high}[end]
+
+    def turned(self) -> _Found:
+        """The same with the other sign."""
+        low, high = _minus(self.high), _minus(self.low)
+        return _Found(_minus(self.value), low, high)
+
+
+def judge(gate: Gate, content: Mapping[str, Any]) -> dict[str, Any]:
+    """``passed``, and the ``checks``, each at every place that it names. ``content`` is that of an evaluation, for which gate_problems found none."""
+    checks = [asdict(one) for name, check in gate.checks() for one in _judged(name, check, content)]
+    return {"passed": all(one["passed"] for one in checks), "checks": checks}
+
+
+def _judged(name: str, check: Check, content: Mapping[str, Any]) -> Iterator[Judged]:
+    for place, part in _places(check, content):
+        yield _held_against(name, check, place, part, content["better"][check.metric])
+
+
+def _places(check: Check, content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What a check is about, each with its part of the evaluation."""
+    sets = content["sets"]
+    general = [name for name, part in sets.items() if part.get("general")]
+    if isinstance(check, Overfitting):
+        yield "training rows against held-out ones", content["gap"]
+    elif isinstance(check, Forgetting):
+        yield from ((name, sets[name]) for name in ([check.set] if check.set is not None else general))
+    elif isinstance(check, Placed) and check.slice is not None:
+        kind, _, wanted = check.slice.partition("=")
+        yield from ((f"{kind}: {one['name']}", one) for one in content["slices"] if one["by"] == kind and wanted in ("", one["name"]))
+    elif isinstance(check, Placed) and check.set == EVERY:
+        yield from ((name, part) for name, part in sets.items() if name not in general)
+    elif isinstance(check, Placed) and check.set is not None:
+        yield check.set, sets[check.set]
+    else:
+        yield ALL_ROWS, content["whole"]
+
+
+def _held_against(name: str, check: Check, place: str, part: Mapping[str, Any], better: str) -> Judged:
+    """One check at one place: its number, turned so that the sign is that of the check's own words."""
+    kind = name.partition(".")[0]
+    if isinstance(check, Compliance):
+        estimate = part["tuned"].get(check.metric) or {}
+        found = _Found(estimate.get("value"), estimate.get("low"), estimate.get("high"))
+        got = (found if better == "max" else _Found(found.value, found.high, found.low)).at(check.end)
+        limit, upward = (check.least, True) if check.least is not None else (check.most, False)
+        assert limit is not None
+        return _judgement(name, kind, check, place, found, got, limit, upward=upward)
+    gained = _gained(check, part, better)
+    if isinstance(check, Gain):
+        return _judgement(name, kind, check, place, gained, gained.at(check.end), check.least, upward=True)
+    assert isinstance(check, Regression | Forgetting | Overfitting)
+    return _judgement(name, kind, check, place, gained.turned(), _minus(gained.at(check.end)), check.most, upward=False)
+
+
+def _gained(check: Check, part: Mapping[str, Any], better: str) -> _Found:
+    """By how much the tuned model is better there; of the gap, by how much it is not overfitted. Ends of a slice's interval are the corrected ones."""
+    if isinstance(check, Overfitting):
+        estimate = part["overfitting"].get(check.metric) or {}
+        return _Found(estimate.get("value"), estimate.get("low"), estimate.get("high")).turned()
+    estimate = {**(part["difference"].get(check.metric) or {}), **part.get("corrected", {}).get(check.metric, {})}
+    found = _Found(estimate.get("value"), estimate.get("low"), estimate.get("high"))
+    return found if better == "max" else found.turned()
+
+
+def _judgement(name: str, kind: str, check: Any, place: str, found: _Found, got: float | None, limit: float, *, upward: bool) -> Judged:
+    passed = got is not None and (got >= limit if upward else got <= limit)
+    wanted = f"at {'least' if upward else 'most'} {limit:g}"
+    return Judged(name, kind, check.metric, place, wanted, limit, check.end, got, found.value, found.low, found.high, passed)
+
+
+def _minus(number: float | None) -> float | None:
+    return None if number is None else -number
