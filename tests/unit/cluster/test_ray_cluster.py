@@ -125,6 +125,9 @@ class TestEveryFleet:
     def test_lets_only_the_package_the_pins_and_the_token_leave_the_laptop(self, cloud):
         assert sorted(FLEETS[cloud]["file_mounts"].values()) == ["dist", "k8s/images/locked.txt", "~/.ray/auth_token"]
 
+    def test_names_files_that_are_there(self, cloud):
+        assert (PROJECT / FLEETS[cloud]["file_mounts"]["/home/ubuntu/tunefleet/constraints.txt"]).is_file()
+
     def test_holds_no_key(self, cloud):
         text = PATHS[cloud].read_text()
         assert not re.search(r"AKIA|aws_secret_access_key|RAY_AUTH_TOKEN=|gcp_credentials|private_key|BEGIN ", text, re.IGNORECASE)

@@ -250,6 +250,11 @@ def test_a_study_file_carries_its_run(tmp_path):
     assert carried["budget"]["concurrent_trials"] == 4
 
 
+def test_the_example_is_what_its_run_becomes():
+    rendered = job_manifests(OVERLAYS["kueue"], job_of(str(PROJECT / "k8s" / "examples" / "run.yaml"), {}, suffix="example"))
+    assert list(yaml.safe_load_all((PROJECT / "k8s" / "examples" / "rayjob.yaml").read_text())) == rendered
+
+
 def options(subject, place="base", *, dry_run=False):
     return argparse.Namespace(subject=subject, kubernetes=place, namespace="", image="", retries=1, dry_run=dry_run, json=False)
 
