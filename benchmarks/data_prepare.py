@@ -1,6 +1,6 @@
 """Preparation: the TinyStories rows many times over, tokenised and written as Arrow, on a warm cluster and by `datasets`.
 
-    python benchmarks/data_prepare.py             three minutes; writes benchmarks/results/<date>-data-prepare.json
+    python benchmarks/data_prepare.py             six minutes; writes benchmarks/results/<date>-data-prepare.json
 
 Every copy of a story ends with its number, so that no two rows are equal: equal blocks would be tokenised once, and the figure would mean nothing. Both cut
 stories into examples of 512 tokens with a mask, from the same JSON lines. Ours also hashes, sketches and judges the rows, with the policies that a run file
@@ -8,7 +8,8 @@ has by itself, splits off a held-out share, and leaves a store that stands by ch
 a hundred here); `datasets` loads the file and maps it with two processes. With --ray-data the same blocks are also done through Ray Data, in place of Ray
 tasks.
 
-Memory is the largest sum over all processes of the machine's own tree (driver, raylet, workers) of what they hold alone (PSS), for few and for many rows.
+Memory is the largest sum over all processes of a tree (driver, raylet, workers) of what they hold alone (PSS), for few and for many rows. Each figure is of
+processes of its own, which have done the few rows once before: what a library loads at its first row is not counted as growth.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +39,7 @@ from tunefleet.data.settings import Data
 SHARED = Path("/work/shared")
 LENGTH = 512
 SHARD_BYTES = 8 << 20  # a core holds a shard: small ones, so that the few rows of the memory figure fill one for every core too
+OURS, THEIRS, NO_SEARCH = "tunefleet", "datasets.map(num_proc=2)", "tunefleet, near duplicates off"
 Contestant = Callable[[Path, Path], int]
 """Takes the rows and an empty folder; returns how many rows it prepared."""
 
@@ -154,17 +158,37 @@ def held_alone(pid: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
-def timed(contestant: Contestant, rows: Path, root: Path) -> tuple[float, float]:
-    """Rows a second, and the peak of memory in MB."""
+def timed(contestant: Contestant, rows: Path, root: Path) -> float:
+    """Rows a second."""
     folder = root / "work"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with watched_memory() as peak:
-        began = time.perf_counter()
-        count = contestant(rows, folder)
-        took = time.perf_counter() - began
+    began = time.perf_counter()
+    count = contestant(rows, folder)
+    took = time.perf_counter() - began
     shutil.rmtree(folder)
-    return count / took, peak[0]
+    return count / took
+
+
+def peak_of(name: str, few: Path, rows: Path, root: Path) -> float:
+    """The peak of memory in MB of a contestant with these rows, in processes of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        return alone.submit(_peak_here, name, few, rows, root).result()
+
+
+def _peak_here(name: str, few: Path, rows: Path, root: Path) -> float:
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    contestant = contestants()[name]
+    with connect(cpus_needed=2) if name != THEIRS else nullcontext():
+        timed(contestant, few, root)
+        with watched_memory() as peak:
+            timed(contestant, rows, root)
+    return peak[0]
+
+
+def contestants() -> dict[str, Contestant]:
+    """Everyone, by name."""
+    return {OURS: ours(Cluster()), THEIRS: theirs, NO_SEARCH: ours(Cluster(), near="off")}
 
 
 def main() -> None:
@@ -177,24 +201,19 @@ def main() -> None:
     chosen = options.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     began = machine()
-    with TemporaryDirectory(prefix="data-prepare-") as name, connect(cpus_needed=2):
+    with TemporaryDirectory(prefix="data-prepare-") as name:
         root = Path(name)
         many, few = write_rows(root / "many.jsonl", chosen.copies), write_rows(root / "few.jsonl", chosen.few)
-        contestants = {
-            "tunefleet": ours(Cluster()),
-            "datasets.map(num_proc=2)": theirs,
-            "tunefleet, near duplicates off": ours(Cluster(), near="off"),
-        }
-        figures: dict[str, dict[str, list[float]]] = {name: {"rates": [], "peaks": []} for name in contestants}
-        small = {name: timed(contestant, few, root)[1] for name, contestant in contestants.items()}  # also warms up
-        small |= {name: max(small[name], timed(contestant, few, root)[1]) for name, contestant in contestants.items()}
-        for _ in range(chosen.rounds):
-            for name, contestant in contestants.items():
-                rate, peak = timed(contestant, many, root)
-                figures[name]["rates"].append(rate)
-                figures[name]["peaks"].append(peak)
-        pipelines = compared(write_rows(root / "tenth.jsonl", max(chosen.copies // 10, 1)), root) if chosen.ray_data else {}
-    table = {name: {"rows_per_second": spread(found["rates"]), "peak_mb": max(found["peaks"]), "peak_mb_few": small[name]} for name, found in figures.items()}
+        rates: dict[str, list[float]] = {name: [] for name in contestants()}
+        with connect(cpus_needed=2):
+            for contestant in contestants().values():  # warms up
+                timed(contestant, few, root)
+            for _ in range(chosen.rounds):
+                for name, contestant in contestants().items():
+                    rates[name].append(timed(contestant, many, root))
+            pipelines = compared(write_rows(root / "tenth.jsonl", max(chosen.copies // 10, 1)), root) if chosen.ray_data else {}
+        peaks = {name: {size: peak_of(name, few, rows, root) for size, rows in (("few", few), ("all", many))} for name in contestants()}
+    table = {name: {"rows_per_second": spread(found), "peak_mb": peaks[name]["all"], "peak_mb_few": peaks[name]["few"]} for name, found in rates.items()}
     work = {"rows": 1728 * chosen.copies, "rows_few": 1728 * chosen.few, "rounds": chosen.rounds, "tokens_per_example": LENGTH}
     path = save("data-prepare", {"work": work, "results": table, "ray_data_rows_per_second": pipelines}, began)
     cells = [
@@ -209,7 +228,7 @@ def main() -> None:
 def compared(rows: Path, root: Path) -> dict[str, float]:
     """Ray tasks and Ray Data on the same blocks, two turns each, the better one."""
     contestants = {"Ray tasks": ours(Cluster()), "Ray Data": ours(RayData())}
-    rates = {name: [timed(contestant, rows, root)[0] for _ in range(2)] for name, contestant in contestants.items()}
+    rates = {name: [timed(contestant, rows, root) for _ in range(2)] for name, contestant in contestants.items()}
     return {name: max(found) for name, found in rates.items()}
 
 

@@ -208,12 +208,15 @@ class _Preparing:
         with self._workers(left) as workers:
             done = self._blocks(workers, work, tasks, places)
             facts = Facts.joined([place.facts(piece) for place, one in zip(places, done, strict=True) for piece in one.pieces])
+            placed = list(_placed(places, tasks, done, facts))
+            reused, tokenised = sum(not one.made for one in done), sum({task.key: one.tokenised for task, one in zip(tasks, done, strict=True)}.values())
+            del done  # with the blocks' own copies of the facts
             for number in set(range(len(self.parts))) - set(facts.columns["part"].tolist()):
                 raise _no_rows(self.parts[number])
             verdict = judge(facts, self.parts, self.data.quality, _share(self.data))
             making = Making(self.stores, mark, work, self.parts, self.data.holdout not in (0.0, []), self.limits.shard)
             said = [reading.decision for reading in readings if reading.decision]
-            decisions = list(dict.fromkeys([*said, *(text for one in done for piece in one.pieces for text in piece.decisions)]))
+            decisions = list(dict.fromkeys([*said, *(text for one in placed for text in one.piece.decisions)]))
             masked = any(column.name.endswith("supervised") for column in self.layout.columns)
             report = make_report(facts, verdict, readings, max_length=self.data.max_length, masked=masked, decisions=decisions)
             refused = self.stores.sub(REFUSED).sub(mark[:16])
@@ -221,11 +224,11 @@ class _Preparing:
                 write_report(refused, report)
                 verdict.refuse(f"{refused.address}/{REPORT}")
             try:
-                making.make(list(_placed(places, tasks, done)), facts, verdict, decisions, report, workers)
+                making.make(placed, facts, verdict, decisions, report, workers)
             except DataError as error:  # a side is left without rows: the report says why
                 write_report(refused, replace(report, stopped=error.what))
                 raise
-        return sum(not one.made for one in done), sum({task.key: one.tokenised for task, one in zip(tasks, done, strict=True)}.values())
+        return reused, tokenised
 
     def _task(self, work: Work, reading: Reading, block: Block) -> Task:
         source, share = reading.part.source, 1.0 if reading.part.held else _share(self.data)
@@ -255,13 +258,14 @@ class _Preparing:
         return [done[number] for number in range(len(tasks))]
 
 
-def _placed(places: Sequence[_Place], tasks: Sequence[Task], done: Sequence[Done]) -> Iterator[Placed]:
-    """All pieces in the order of their rows."""
+def _placed(places: Sequence[_Place], tasks: Sequence[Task], done: Sequence[Done], facts: Facts) -> Iterator[Placed]:
+    """All pieces in the order of their rows, their facts being those of ``facts``, which holds all rows."""
     first = 0
     for place, task, one in zip(places, tasks, done, strict=True):
         for piece in one.pieces:
-            yield Placed(piece, place.part, first, task.share)
-            first += len(piece.facts)
+            behind = first + len(piece.facts)
+            yield Placed(replace(piece, facts=facts.between(first, behind)), place.part, first, task.share)
+            first = behind
 
 
 def _no_rows(part: Part) -> DataError:

@@ -84,8 +84,9 @@ def _pairs(keys: Hashes, rows: Ints, sketches: Hashes, known: Ints) -> Ints:
         near = known[members] == leader
         asked = ~leads & ~near
         near[asked] = _alike(sketches, members[asked], leader[asked])
-        known[members[near]] = leader[near]
-        pairs.append(members[near] * len(sketches) + leader[near])
+        new = near & asked  # what is known is listed already
+        known[members[new]] = leader[new]
+        pairs.append(members[new] * len(sketches) + leader[new])
         members, group = members[~leads & ~near], group[~leads & ~near]
     return np.concatenate(pairs)
 
