@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Kind = Literal["bucket", "pack", "pad"]
 Division = list[list[list[int]]]
 ATTENTION_LENGTH = 8192
+FORWARD_TOKENS = 96  # padding that one more micro-batch must save: what its forward costs beside its tokens
 
 
 class Limits(NamedTuple):
@@ -68,9 +69,9 @@ def row_cost(lengths: Ints) -> Ints:
 def divide(lengths: Sequence[int] | Ints, ranks: int, *, kind: Kind, rows: int | None = None, tokens: int | None = None) -> Division:
     """Divide a step's examples over ranks: ``[rank][round]`` is a list of indices into ``lengths``, and every index stands in exactly one.
 
-    Every rank gets equally many rounds, as few as the limits allow; a rank with nothing to do in the last one gets an empty list. ``bucket`` puts rows of
-    similar length together, and micro-batches of similar cost into one round; ``pack`` makes micro-batches of like cost out of rows of any length; ``pad``
-    keeps the order of the set (round by round, rank by rank).
+    Every rank gets equally many rounds; a rank with nothing to do in the last one gets an empty list. ``bucket`` puts rows of similar length into one round,
+    in as many rounds as make padding and waiting cheapest; ``pack`` makes micro-batches of like cost out of rows of any length, ``pad`` keeps the order of
+    the set (round by round, rank by rank), both in as few rounds as the limits allow.
     """
     assert (rows, tokens) != (None, None), "without a limit a micro-batch has no size"
     assert 0 not in (rows, tokens), "a micro-batch holds at least one row"
@@ -79,29 +80,39 @@ def divide(lengths: Sequence[int] | Ints, ranks: int, *, kind: Kind, rows: int |
         return _deal_in_order(_in_order(sizes, ranks, limits), ranks)
     order = np.argsort(-sizes, kind="stable")
     if kind == "pack":
-        return _deal_by_cost([(order[rows], cost) for rows, cost in _packs(sizes[order], ranks, limits)], ranks)
-    return _deal_by_cost([(order[a:b], cost) for a, b, cost in _buckets(sizes[order], ranks, limits)], ranks)
+        packs = sorted(((order[rows].tolist(), cost) for rows, cost in _packs(sizes[order], ranks, limits)), key=lambda pack: -pack[1])
+        return _deal_by_cost([packs[first : first + ranks] for first in range(0, len(packs), ranks)], ranks)
+    unit = row_cost(sizes)
+    rounds = [[(order[a:b].tolist(), int(unit[order[a]]) * (b - a)) for a, b in parts] for parts in _rounds(sizes[order], ranks, limits)]
+    return _deal_by_cost(rounds, ranks)
 
 
-def _buckets(sizes: Ints, ranks: int, limits: Limits) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, cost) of each micro-batch of rows that are sorted by length, longest first.
+def _rounds(sizes: Ints, ranks: int, limits: Limits) -> list[list[tuple[int, int]]]:
+    """For each round, (start, stop) of every rank's micro-batch, of rows that are sorted by length, longest first.
 
-    Of all ways to cut into as many micro-batches as are needed, one whose costliest is cheapest: long rows stand in small ones. It is found by bisection,
-    for with a bound on the cost, filling up from the longest row on needs the fewest.
+    A round costs every rank what its longest micro-batch costs, for they wait for each other: ranks x rows of each x longest. Of all ways to cut the sorted
+    rows into rounds the cheapest is found from the first row on: ``best[i]`` is the least that the rows before i can cost.
     """
-    unit, most = row_cost(sizes), np.minimum(limits.most_rows(sizes), len(sizes))
-    wanted = _even_count(len(_filled(most)) - 1, len(sizes), ranks)
-    low, high = int(unit.max(initial=0)), int((unit * most).max(initial=0))
-    while low < high:
-        middle = (low + high) // 2
-        if len(_filled(np.minimum(most, middle // unit))) - 1 <= wanted:
-            high = middle
-        else:
-            low = middle + 1
-    cuts = _filled(np.minimum(most, high // unit))
-    while len(cuts) - 1 < wanted:
-        cuts = _cut_costliest(cuts, unit)
-    return ((a, b, int(unit[a]) * (b - a)) for a, b in pairwise(cuts))
+    unit, most, count = row_cost(sizes), np.minimum(limits.most_rows(sizes), len(sizes)), len(sizes)
+    best, come_from = np.full(count + 1, np.iinfo(np.int64).max), np.zeros(count + 1, np.int64)
+    best[0] = 0
+    for start in range(0, count, ranks):
+        rows = np.arange(1, min(int(most[start]), -(-(count - start) // ranks)) + 1)
+        stops = np.minimum(start + ranks * rows, count)
+        costs = best[start] + ranks * (rows * unit[start] + FORWARD_TOKENS * ATTENTION_LENGTH)
+        better = costs < best[stops]
+        best[stops[better]], come_from[stops[better]] = costs[better], start
+    cuts = [count]
+    while cuts[-1]:
+        cuts.append(int(come_from[cuts[-1]]))
+    return [_shared_out(start, stop, ranks) for start, stop in pairwise(reversed(cuts))]
+
+
+def _shared_out(start: int, stop: int, ranks: int) -> list[tuple[int, int]]:
+    """Rows ``start`` to ``stop`` in equal shares; where that does not divide, the first ones, of longer rows, get one less."""
+    few, over = divmod(stop - start, ranks)
+    ends = list(accumulate((few + (rank >= ranks - over) for rank in range(ranks)), initial=start))
+    return [(a, b) for a, b in pairwise(ends) if a < b]
 
 
 def _packs(sizes: Ints, ranks: int, limits: Limits) -> list[tuple[list[int], int]]:
@@ -133,23 +144,6 @@ def _packed(sizes: list[int], costs: list[int], count: int, room: int, places: i
         for one in full:
             heapq.heappush(heap, one)
     return [(packs[number], done) for done, number, _ in heap]
-
-
-def _filled(most: Ints) -> list[int]:
-    """Cuts (with 0 and the end) when every micro-batch is filled up; ``most[i]`` rows fit into one that begins with row i."""
-    counts, cuts = most.tolist(), [0]
-    while cuts[-1] < len(counts):
-        cuts.append(min(cuts[-1] + counts[cuts[-1]], len(counts)))
-    return cuts
-
-
-def _cut_costliest(cuts: list[int], unit: Ints) -> list[int]:
-    """One more cut, through the costliest micro-batch of several rows, where its two halves cost most nearly the same."""
-    starts, rows = np.asarray(cuts[:-1]), np.diff(cuts)
-    number = int(np.argmax(np.where(rows > 1, unit[starts] * rows, -1)))
-    inside = np.arange(cuts[number] + 1, cuts[number + 1])
-    worse_half = np.maximum((inside - cuts[number]) * unit[cuts[number]], (cuts[number + 1] - inside) * unit[inside])
-    return [*cuts[: number + 1], int(inside[np.argmin(worse_half)]), *cuts[number + 1 :]]
 
 
 def _in_order(sizes: Ints, ranks: int, limits: Limits) -> list[Ints]:
@@ -193,15 +187,14 @@ def _deal_in_order(parts: Sequence[Ints], ranks: int) -> Division:
     return [[*own, *[[] for _ in range(rounds - len(own))]] for own in dealt]
 
 
-def _deal_by_cost(parts: Sequence[tuple[Ints, int]], ranks: int) -> Division:
-    """Costliest first, a round after the other; within a round the rank that has done least so far gets the costliest."""
-    ordered = sorted(parts, key=lambda part: -part[1])
+def _deal_by_cost(rounds: Sequence[Sequence[tuple[Sequence[int], int]]], ranks: int) -> Division:
+    """Of the micro-batches of a round, each with its cost, the costliest goes to the rank that has done least so far."""
     done = [0] * ranks
     division: Division = [[] for _ in range(ranks)]
-    for first in range(0, len(ordered), ranks):
-        idlest = sorted(range(ranks), key=lambda rank: done[rank])
-        for place, rank in enumerate(idlest):
-            indices, cost = ordered[first + place] if first + place < len(ordered) else (np.empty(0, np.int64), 0)
-            division[rank].append(indices.tolist())
+    for parts in rounds:
+        ordered = sorted(parts, key=lambda part: -part[1])
+        for place, rank in enumerate(sorted(range(ranks), key=lambda rank: done[rank])):
+            indices, cost = ordered[place] if place < len(ordered) else ((), 0)
+            division[rank].append(list(indices))
             done[rank] += cost
     return division
