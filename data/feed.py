@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.data.layout import Record
 from tunefleet.data.mixture import Mixture, Part, quotas
 from tunefleet.data.order import Course, Order
+from tunefleet.data.picked import Picked
 from tunefleet.data.settings import Cache, Data, Replay
 from tunefleet.data.steps import Steps, StepSize, steps_of
 from tunefleet.data.store import Split, Store
@@ -176,18 +177,32 @@ class Joined:
 
         return np.concatenate([split.lengths for split in self.splits])
 
+    def record(self, row: int) -> Record:
+        """The row with this id, under this id."""
+        number = bisect_right(self._ends, row)
+        return Record(row, self.splits[number].record(row - self._first(number)).columns)
+
     def records(self, rows: Iterable[int]) -> list[Record]:
-        """The rows with these ids, in their order, each under its own id here."""
+        """The rows with these ids, in their order."""
+        return [self.record(row) for row in rows]
+
+    def pick(self, ids: npt.NDArray[np.int64]) -> Picked:
+        """See Rows."""
+        return Picked(self, ids)
+
+    def places(self, ids: npt.NDArray[np.int64], column: str) -> list[tuple[Any, Any, Any, Any]]:
+        """See picked.Readable."""
+        import numpy as np
+
+        numbers = np.searchsorted(self._ends, ids, side="right")
         found = []
-        for row in rows:
-            number = bisect_right(self._ends, row)
-            first = self._ends[number] - self.splits[number].rows
-            found.append(Record(row, self.splits[number].record(row - first).columns))
+        for number in np.unique(numbers).tolist():
+            mine = np.flatnonzero(numbers == number)
+            found += [(mine[which], *rest) for which, *rest in self.splits[number].places(ids[mine] - self._first(number), column)]
         return found
 
-    def pick(self, ids: npt.NDArray[np.int64]) -> list[Record]:
-        """See Rows."""
-        return self.records(ids.tolist())
+    def _first(self, number: int) -> int:
+        return self._ends[number] - self.splits[number].rows
 
 
 class _JoinedShards:

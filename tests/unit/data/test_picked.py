@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from shardtoys import make_store
 
+from tunefleet.data.feed import Joined
 from tunefleet.data.picked import Picked, padded
 
 
@@ -38,3 +39,16 @@ def test_a_matrix_is_a_copy(tmp_path):
     before = picked[0].columns["ids"].copy()
     padded(picked, "ids", 0)[0][:] = -1
     np.testing.assert_array_equal(picked[0].columns["ids"], before)
+
+
+def test_rows_of_several_splits_are_gathered_as_one(tmp_path):
+    chance = random.Random(0)
+    splits = [make_store(tmp_path / str(n), [chance.randint(1, 30) for _ in range(20)], shard_bytes=300).split("train") for n in range(3)]
+    joined = Joined(splits)
+    for _ in range(20):
+        ids = np.asarray([chance.randrange(60) for _ in range(9)])
+        one_by_one = [splits[i // 20].record(i % 20) for i in ids.tolist()]
+        picked = joined.pick(ids)
+        assert [record.id for record in picked] == ids.tolist()
+        for found, expected in zip(padded(picked, "ids", -1), padded(one_by_one, "ids", -1), strict=True):
+            np.testing.assert_array_equal(found, expected)
