@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 Mode = Literal["min", "max"]
+TrialName = Callable[[Any], str]
+"""The study's name of a trial of Ray Tune."""
 STEP = "step"
 """What a result of a trial calls its optimizer step: the ``time_attr`` of every scheduler."""
 
@@ -74,8 +76,8 @@ class SearcherKind(Protocol):
         """One that has not been asked yet."""
         ...
 
-    def scheduler(self, goal: Goal) -> TrialScheduler | None:
-        """Ray Tune's scheduler that changes trials while they run."""
+    def scheduler(self, goal: Goal, name: TrialName) -> TrialScheduler | None:
+        """Ray Tune's scheduler that changes trials while they run, asked with the study's names of them."""
         ...
 
 

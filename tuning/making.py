@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from ray.tune.schedulers import TrialScheduler
 
+from tunefleet.tuning.goal import TrialName
 from tunefleet.tuning.searching import StudySearcher
 from tunefleet.tuning.stopping import StudyScheduler
 from tunefleet.tuning.study import Study
@@ -19,10 +17,10 @@ def make_searcher(study: Study) -> StudySearcher:
     return StudySearcher(study.searcher().proposer(goal), goal, study.seeds())
 
 
-def make_scheduler(study: Study, name: Callable[[Any], str] = lambda trial: str(trial.trial_id)) -> TrialScheduler:
+def make_scheduler(study: Study, name: TrialName = lambda trial: str(trial.trial_id)) -> TrialScheduler:
     """The searcher's own scheduler where it has one (PBT), else a StudyScheduler around the stopper's; ``replay_scheduler`` brings that one back."""
     goal = make_goal(study)
-    own = study.searcher().scheduler(goal)
+    own = study.searcher().scheduler(goal, name)
     return own if own is not None else StudyScheduler(study.stopper(), goal, name)
 
 

@@ -19,6 +19,20 @@ def rungs(first: int, factor: float, last: int | None) -> list[float]:
     return found
 
 
+def multiples(every: int, last: int | None) -> list[float]:
+    """The first multiples of a number of steps, below the last step."""
+    return [float(step) for step in range(every, min(last or every * FAR, every * FAR), every)]
+
+
+def grace_problems(grace: int, steps: Sequence[float], goal: Goal) -> Iterator[RequestError]:
+    """What is wrong with ``stopper.grace_steps``: nothing could be stopped after it, or trials are decided on at ``steps`` that no evaluation meets."""
+    if goal.last_step is not None and grace >= goal.last_step:
+        want = f"below {goal.last_step}, the last step of a trial"
+        yield SettingsError("stopper.grace_steps: nothing could ever be stopped", got=str(grace), want=want, fix="lower it, or take the stopper none")
+    else:
+        yield from alignment("stopper.grace_steps", steps, goal)
+
+
 def alignment(key: str, steps: Sequence[float], goal: Goal) -> Iterator[RequestError]:
     """Steps at which something is decided, but no trial is evaluated: trials would be compared at unequal steps."""
     missed = [step for step in steps if not goal.evaluated(step)]

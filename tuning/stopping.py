@@ -5,14 +5,17 @@ Import it where it is used: it imports Ray.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from tunefleet.tuning.goal import STEP, Goal, StopperKind, value_of
+from tunefleet.tuning.goal import STEP, Goal, StopperKind, TrialName, value_of
 from tunefleet.tuning.lines import TrialLine
+from tunefleet.tuning.population import Population
+
+S = TypeVar("S", bound=TrialScheduler)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
     stopped whatever the stopper; one that reports its last step ends by itself. ``name`` gives the study's name of Tune's trial.
     """
 
-    def __init__(self, kind: StopperKind, goal: Goal, name: Callable[[Any], str] = lambda trial: str(trial.trial_id)) -> None:
+    def __init__(self, kind: StopperKind, goal: Goal, name: TrialName = lambda trial: str(trial.trial_id)) -> None:
         super().__init__()
         self.kind, self.goal, self.name = kind, goal, name
         self.inner: TrialScheduler = kind.scheduler(goal)
@@ -63,9 +66,14 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
         return self.reasons[trial]
 
 
-def replay_scheduler(scheduler: StudyScheduler, lines: Iterable[TrialLine]) -> StudyScheduler:
-    """Bring a new scheduler to where it stood after these lines of trials.jsonl: it judges next as it would have judged then."""
+def replay_scheduler(scheduler: S, lines: Iterable[TrialLine]) -> S:
+    """Bring a new scheduler to where it stood after these lines of trials.jsonl: it judges next as it would have judged then.
+
+    A population's scores come back with its trials' next evaluations; only their rhythm is kept.
+    """
     for line in lines:
-        if line.step and line.metrics:
+        if isinstance(scheduler, StudyScheduler) and line.step and line.metrics:
             scheduler.judge(line.id, line.step, value_of(line.metrics, scheduler.goal.metric))
+        elif isinstance(scheduler, Population):
+            scheduler.begun[line.id] = line.step
     return scheduler

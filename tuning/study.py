@@ -22,6 +22,7 @@ from tunefleet.tuning.space import Point, Range, Space
 SEARCHERS = "tunefleet.tuning.searchers"
 STOPPERS = "tunefleet.tuning.stoppers"
 SEED = "training.seed"
+STUDY = "study.yaml"  # in a study's output: the study file as it ran
 
 
 class Budget(Settings):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunefleet.cluster.errors import PreflightError, Refusal, RequestError, SettingsError, nearest
+from tunefleet.trainers.resume import differences
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.goal import Goal
 from tunefleet.tuning.space import Point, corners, grid, said
@@ -15,6 +16,8 @@ from tunefleet.tuning.study import SEED, Read, Study, StudyFile, read_study
 
 OURS = ("version", "name", "output", "data.store", "data.cache", "data.holdout", "evaluation", "checkpoint", "logging")
 """What all trials of a study share: where they write, and by which rows and metrics they are compared."""
+LENGTH = frozenset({"training.max_steps", "training.num_train_epochs"})
+"""A run may be made longer, but a population that is compared at equal steps may not."""
 MOST = 512
 """Combinations of a grid that are checked one by one; of a larger one its corners."""
 
@@ -46,8 +49,8 @@ def check_study(read: Read, *, local: bool = True) -> list[RequestError]:
     for name, kind in (("searcher", study.searcher), ("stopper", study.stopper)):
         if read.checked.sure(name, "space"):
             problems += kind().problems(goal)
-    if read.checked.sure("searcher", "stopper"):
-        problems += one_who_stops(study)
+    if read.checked.sure("searcher", "stopper", "space"):
+        problems += movers_problems(study)
     if read.checked.sure("metric", "mode"):
         problems += metric_problems(study, runs[0])
     return problems
@@ -95,14 +98,32 @@ def reserved_keys(study: Study) -> Iterator[RequestError]:
         yield SettingsError(f"space.{SEED}: repeats set it", got=f"repeats: {study.file.repeats}", want="one of the two", fix="remove repeats, or this key")
 
 
-def one_who_stops(study: Study) -> Iterator[RequestError]:
-    """A stopper beside a searcher that decides itself which trials go on."""
+def movers_problems(study: Study) -> Iterator[RequestError]:
+    """What a searcher that changes trials while they run cannot stand beside, or may not change."""
     searcher, stopper = vars(study.file.searcher)["kind"], vars(study.file.stopper)["kind"]
-    if study.searcher().moves and stopper != "none":
+    if not study.searcher().moves:
+        return
+    if stopper != "none":
         fix = "set stopper to {kind: none}"
         yield SettingsError(f"stopper: {searcher} decides itself which trials go on", got=f"stopper {stopper}", want="none", fix=fix)
-    if study.searcher().moves and study.file.repeats > 1:
+    if study.file.repeats > 1:
         yield SettingsError(f"repeats: {searcher} changes trials while they run", got=str(study.file.repeats), want="1", fix="remove repeats")
+    for key in sorted(fixed_keys(study)):
+        want = "keys that may change when a run goes on: training.learning_rate, training.weight_decay, ..."
+        fix = "take it out of space, or search it with tpe"
+        yield SettingsError(f"space.{key}: {searcher} may not change it while a trial goes on ({study.places[key]})", got=key, want=want, fix=fix)
+
+
+def fixed_keys(study: Study) -> set[str]:
+    """Keys of the space with two values between which no run may resume, and the length of the run."""
+    points = corners(study.space())
+    found = {key for key in study.file.space if key in LENGTH}
+    for key in study.file.space:
+        values = [point[key] for point in points]
+        runs = [read.value for value in values if (read := study.trial({**points[0], key: value})).value is not None]
+        if any(differences(runs[0], other).refused for other in runs[1:]):
+            found.add(key)
+    return found
 
 
 def metric_problems(study: Study, run: RunFile) -> Iterator[RequestError]:

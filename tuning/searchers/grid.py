@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tunefleet.cluster.errors import RequestError, SettingsError
 from tunefleet.cluster.settings import Settings
-from tunefleet.tuning.goal import Goal, Proposer
+from tunefleet.tuning.goal import Goal, Proposer, TrialName
 from tunefleet.tuning.proposers import Listed
 from tunefleet.tuning.space import Numbers, grid
 
@@ -46,6 +46,6 @@ class Grid:
         points = list(grid(goal.space, goal.points))
         return Listed(points.__getitem__, len(points))
 
-    def scheduler(self, goal: Goal) -> TrialScheduler | None:
+    def scheduler(self, goal: Goal, name: TrialName) -> TrialScheduler | None:
         """None."""
         return None

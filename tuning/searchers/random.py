@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from tunefleet.cluster.errors import RequestError
 from tunefleet.cluster.settings import Settings
-from tunefleet.tuning.goal import Goal, Proposer
+from tunefleet.tuning.goal import Goal, Proposer, TrialName
 from tunefleet.tuning.proposers import Listed
 from tunefleet.tuning.space import drawn
 
@@ -45,6 +45,6 @@ class Random:
         """The points by number."""
         return Listed(partial(drawn, goal.space, self.config.seed), self.config.trials)
 
-    def scheduler(self, goal: Goal) -> TrialScheduler | None:
+    def scheduler(self, goal: Goal, name: TrialName) -> TrialScheduler | None:
         """None."""
         return None

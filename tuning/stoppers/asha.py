@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from tunefleet.cluster.errors import RequestError, SettingsError
+from tunefleet.cluster.errors import RequestError
 from tunefleet.cluster.settings import Settings
 from tunefleet.tuning.goal import STEP, Goal
-from tunefleet.tuning.rungs import alignment, rungs
+from tunefleet.tuning.rungs import grace_problems, rungs
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -33,12 +33,8 @@ class Asha:
 
     def problems(self, goal: Goal) -> Iterator[RequestError]:
         """Rungs that no evaluation meets, or that come too late to stop anything."""
-        grace, last = self.config.grace_steps, goal.last_step
-        if last is not None and grace >= last:
-            want = f"below {last}, the last step of a trial"
-            yield SettingsError("stopper.grace_steps: nothing could ever be stopped", got=str(grace), want=want, fix="lower it, or take the stopper none")
-            return
-        yield from alignment("stopper.grace_steps", rungs(grace, self.config.reduction_factor, last), goal)
+        grace = self.config.grace_steps
+        yield from grace_problems(grace, rungs(grace, self.config.reduction_factor, goal.last_step), goal)
 
     def scheduler(self, goal: Goal) -> TrialScheduler:
         """Ray Tune's."""

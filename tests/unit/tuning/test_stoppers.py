@@ -74,3 +74,18 @@ def test_steps_between_rungs_are_not_judged(tmp_path):
     assert scheduler.judge("good", 20, 1.0) is None
     assert "step 20" in scheduler.judge("bad", 20, 9.0)
     assert scheduler.judge("good", 40, 99.0) is None
+
+
+def test_a_plateau_is_evaluations_in_a_row_without_a_better_value(tmp_path):
+    scheduler = make_scheduler(make_study(tmp_path, stopper={"kind": "plateau", "grace_steps": 60, "patience": 2, "least": 0.1}))
+    values = [5.0, 5.0, 5.0, 4.0, 3.95, 3.5, 3.6, 3.45]
+    assert [scheduler.judge("a", 20 * (i + 1), value) for i, value in enumerate(values)][:-1] == [None] * 7
+    assert scheduler.reasons["a"] == "stopped at step 160: no better value in 2 evaluations"
+
+
+def test_the_median_rule_wants_others_before_it_judges(tmp_path):
+    scheduler = make_scheduler(make_study(tmp_path, stopper={"kind": "median", "grace_steps": 20, "others": 2}))
+    assert scheduler.judge("a", 20, 9.0) is None
+    assert scheduler.judge("b", 20, 1.0) is None
+    assert "median" in scheduler.judge("c", 20, 9.5)
+    assert scheduler.judge("d", 20, 4.0) is None

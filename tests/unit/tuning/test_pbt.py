@@ -1,0 +1,77 @@
+"""Population based training: only what a resume may change, looked at where it is evaluated and saved, never out of the space."""
+
+import pytest
+from ray.tune.schedulers.pbt import _explore
+from studies import study_file
+
+from tunefleet.cluster.errors import Refusal, RequestError
+from tunefleet.tuning.making import make_searcher, trials_in_all
+from tunefleet.tuning.population import kept_within, listed, mutations
+from tunefleet.tuning.space import Choices, Numbers, drawn
+from tunefleet.tuning.studycheck import load_study
+
+RATE = {"training.learning_rate": {"loguniform": [1e-4, 1e-1]}}
+PBT = {"kind": "pbt", "trials": 4, "interval_steps": 20}
+
+
+def whats(path) -> list[str]:
+    with pytest.raises(RequestError) as refused:
+        load_study(path)
+    found = refused.value.problems if isinstance(refused.value, Refusal) else [refused.value]
+    return [problem.what.partition(" (")[0] for problem in found]
+
+
+def test_a_good_population_begins_with_as_many_points(tmp_path):
+    study = load_study(study_file(tmp_path, space=RATE, searcher=PBT))
+    searcher = make_searcher(study)
+    rates = [searcher.suggest(str(i))["training.learning_rate"] for i in range(trials_in_all(study))]
+    assert len(set(rates)) == 4
+    assert searcher.suggest("more") == "FINISHED"
+
+
+def test_what_a_resume_may_not_change_is_refused_by_key(tmp_path):
+    fixed = {"peft.r": {"choice": [4, 8]}, "training.train_batch_size": {"int": [4, 8]}, "training.max_steps": {"choice": [180, 360]}}
+    path = study_file(tmp_path, space={**RATE, **fixed, "training.weight_decay": {"uniform": [0, 0.1]}}, searcher=PBT, run={"peft": {"kind": "lora"}})
+    assert whats(path) == [f"space.{key}: pbt may not change it while a trial goes on" for key in sorted(fixed)]
+
+
+@pytest.mark.parametrize(
+    ("interval", "saved", "what"),
+    [
+        (30, 10, "steps that no evaluation meets"),
+        (40, 30, "steps at which nothing is saved"),
+        (20, None, "steps at which nothing is saved"),
+        (180, 20, "no trial"),
+    ],
+)
+def test_looks_fall_on_evaluations_and_checkpoints(tmp_path, interval, saved, what):
+    path = study_file(tmp_path, space=RATE, searcher={**PBT, "interval_steps": interval}, run={"checkpoint": {"every_steps": saved}})
+    found = whats(path)
+    assert all(one.startswith("searcher.interval_steps: ") for one in found)
+    assert any(what in one for one in found)
+
+
+def test_a_stopper_and_repeats_have_no_place_beside_it(tmp_path):
+    path = study_file(tmp_path, space=RATE, searcher=PBT, repeats=2, stopper={"kind": "plateau"})
+    assert whats(path) == ["stopper: pbt decides itself which trials go on", "repeats: pbt changes trials while they run"]
+
+
+def test_a_perturbed_parameter_never_leaves_its_range(tmp_path):
+    space = {
+        "a": Numbers(1e-4, 1e-1, log=True),
+        "b": Choices(("x", "y", "z")),
+        "c": Numbers(2, 10, step=2, whole=True),
+        "d": Numbers(0, 10_000, step=1, whole=True),
+    }
+    config = {**drawn(space, 0, 0), "other": 7}
+    moving = mutations(space, 0)
+    for _ in range(300):
+        config, _ = _explore(config, moving, 0.2, (1.25, 0.8), lambda found: kept_within(space, found))
+        assert all(axis.holds(config[key]) for key, axis in space.items()), config
+        assert config["other"] == 7
+
+
+def test_short_lists_are_moved_along_and_long_ones_by_factors():
+    assert listed(Numbers(2, 10, step=2, whole=True)) == [2, 4, 6, 8, 10]
+    assert listed(Numbers(0, 10_000, step=1, whole=True)) is None
+    assert listed(Numbers(0, 1)) is None

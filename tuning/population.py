@@ -1,0 +1,82 @@
+"""Ray Tune's population based training on our space. Import it where it is used: it imports Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from ray.tune.schedulers import PopulationBasedTraining
+
+from tunefleet.tuning.goal import STEP, Goal, TrialName, value_of
+from tunefleet.tuning.space import Axis, Numbers, Point, Space
+
+WORST = 1e30
+"""Stands for a metric that is not finite: its trial is among the worst, and goes on from a better one."""
+LISTED = 64
+"""Steps of a range that are moved along one by one; a longer one is moved by factors."""
+
+
+class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no types
+    """Perturbed parameters stay in the space, a diverged trial counts as the worst, and a trial that goes on after a resume keeps its rhythm.
+
+    ``begun``: the last step of each trial at the resume, by the study's names; ``name`` gives the study's name of Tune's trial.
+    """
+
+    def __init__(
+        self,
+        goal: Goal,
+        seed: int,
+        *,
+        interval: int,
+        quantile: float,
+        resample: float,
+        factors: tuple[float, float],
+        name: TrialName,
+    ) -> None:
+        super().__init__(
+            time_attr=STEP,
+            metric=goal.metric,
+            mode=goal.mode,
+            perturbation_interval=interval,
+            hyperparam_mutations=mutations(goal.space, seed),
+            quantile_fraction=quantile,
+            resample_probability=resample,
+            perturbation_factors=factors,
+            custom_explore_fn=partial(kept_within, goal.space),
+            log_config=False,
+            require_attrs=False,
+        )
+        self.goal, self.name, self.interval = goal, name, interval
+        self.begun: dict[str, int] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Begin to follow a trial, at its next look after a resume."""
+        super().on_trial_add(tune_controller, trial)
+        step = self.begun.get(self.name(trial), 0)
+        self._trial_state[trial].last_perturbation_time = step - step % self.interval
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """Look at a trial where it is time."""
+        told = dict(result)
+        if self.goal.metric in told and value_of(told, self.goal.metric) is None:
+            told[self.goal.metric] = WORST if self.goal.mode == "min" else -WORST
+        return str(super().on_trial_result(tune_controller, trial, told))
+
+
+def mutations(space: Space, seed: int) -> dict[str, Any]:
+    """For each key the list that it is moved along, or a function that draws it anew."""
+    generator = np.random.default_rng([seed, 1])
+    return {key: listed(axis) or partial(axis.draw, generator) for key, axis in space.items()}
+
+
+def listed(axis: Axis) -> list[Any] | None:
+    """The values that a parameter is moved along one by one."""
+    every = axis.all()
+    return list(every) if every is not None and (not isinstance(axis, Numbers) or len(every) <= LISTED) else None
+
+
+def kept_within(space: Space, config: Point) -> Point:
+    """The configuration with each parameter moved to the nearest value of its range; other keys stay."""
+    return {key: space[key].nearest(value) if key in space else value for key, value in config.items()}

@@ -1,0 +1,45 @@
+"""Plateau: a trial whose metric gets no better for a while is stopped, whatever the others do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from tunefleet.cluster.errors import RequestError
+from tunefleet.cluster.settings import Settings
+from tunefleet.tuning.goal import Goal
+from tunefleet.tuning.rungs import grace_problems
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+
+class Plateau:
+    """Counts evaluations in a row without a better value; it begins to count at grace_steps."""
+
+    class Config(Settings):
+        """How long a trial may stand still."""
+
+        kind: Literal["plateau"] = "plateau"
+        grace_steps: PositiveInt = Field(default=20, description="optimizer steps before evaluations without a better value count")
+        patience: PositiveInt = Field(default=3, description="evaluations in a row without a better value after which a trial is stopped")
+        least: NonNegativeFloat = Field(default=0.0, description="by how much a value must be better than the best before it to count as better")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def problems(self, goal: Goal) -> Iterator[RequestError]:
+        """A grace that no evaluation ends, or that never ends."""
+        yield from grace_problems(self.config.grace_steps, [self.config.grace_steps], goal)
+
+    def scheduler(self, goal: Goal) -> TrialScheduler:
+        """Ours: Ray Tune's plateau stopper goes by a standard deviation, which a metric that gets worse has too."""
+        from tunefleet.tuning.standstill import Standstill
+
+        return Standstill(goal, self.config.grace_steps, self.config.patience, self.config.least)
+
+    def why(self) -> str:
+        """What a stopped trial did."""
+        return f"no better value in {self.config.patience} evaluations"
