@@ -127,17 +127,21 @@ def bars(title: str, all_of: Sequence[Bar], *, unit: str) -> Markup:
     return _figure(title, unit, None, element("div", *rows, class_="rows valued") if rows else None)
 
 
-def ranges(title: str, rows: Sequence[Range], *, x: str, log: bool = False) -> Markup:
-    """Dots with their intervals on one axis: contestants below each other, a row a case. The name of an only case stands above, and leaves it the width."""
+def ranges(title: str, rows: Sequence[Range], *, x: str, log: bool = False, zero: bool = False) -> Markup:
+    """Dots with their intervals on one axis: contestants below each other, a row a case. The name of an only case stands above, and leaves it the width.
+
+    ``zero``: the values are differences, and the axis holds zero as a line of its own.
+    """
     every = [estimate for row in rows for estimate in row.estimates if math.isfinite(estimate.value)]
     if not every:
         return _figure(title, "Nothing to compare.", None, None)
-    across = axis([v for one in every for v in (one.value, one.low, one.high) if v is not None], log=log, count=4)
+    across = axis([v for one in every for v in (one.value, one.low, one.high) if v is not None], log=log, zero=zero, count=4)
     about, named = (rows[0].name, False) if len(rows) == 1 else ("", True)
     pieces: list[Markup] = []
     for row in rows:
         height = 10 + 16 * len(row.estimates)
         drawn = [element("line", x1=_at(across, t), x2=_at(across, t), y1="0", y2=height, class_="grid-line") for t in across.ticks]
+        drawn += [element("line", x1=_at(across, 0), x2=_at(across, 0), y1="0", y2=height, class_="zero-line")] if zero else []
         drawn += [_estimate(estimate, across, 13 + 16 * i) for i, estimate in enumerate(row.estimates) if math.isfinite(estimate.value)]
         name = element("div", row.name, class_="name") if named else NOTHING
         pieces += [name, element("svg", *drawn, height=str(height), role="img", aria_label=f"{title}: {row.name}")]

@@ -110,6 +110,7 @@ figcaption .about { color: var(--soft); font-size: .8125rem; display: block; lin
 .plot .along, .rows .along, .rows .under { grid-column: 2; }
 svg text { font: 11px var(--text); fill: var(--faint); font-variant-numeric: tabular-nums; }
 svg .grid-line { stroke: var(--hair); stroke-width: 1; } svg .axis-line { stroke: var(--rule); stroke-width: 1; }
+svg .zero-line { stroke: var(--faint); stroke-width: 1; }
 svg .curve { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke; }
 svg .curve.faint { stroke-width: 1; opacity: .5; } svg .curve.dashed { stroke-dasharray: 5 4; stroke-linecap: butt; }
 svg .band { fill: var(--c); opacity: .16; } svg .fill { fill: var(--c); } svg path.fill { opacity: .72; }

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from tunefleet.cluster.metrics import finite
+from tunefleet.cluster.plugins import config
 from tunefleet.data.summary import Histogram, Label, Lengths, SourceSummary
+from tunefleet.trainers.evaluation.closer import Closer
+from tunefleet.trainers.evaluation.gap import Scored, of_tokens, overfitting
+from tunefleet.trainers.evaluation.gate import judge
+from tunefleet.trainers.evaluation.gatefile import Gate
+from tunefleet.trainers.evaluation.heldout import HeldOut, RowFacts
+from tunefleet.trainers.evaluation.metric import make_metrics
+from tunefleet.trainers.evaluation.rows import RowScores
+from tunefleet.trainers.run import METRICS, RunFile
 
 BEGAN = 1_790_000_000.0
 EVIL = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"></pre>'\u202e\x00"
@@ -49,6 +60,48 @@ def run_folder(folder: Path, *, steps: int = 60, change: float = -0.5, **replace
     if done:
         (folder / "done.json").write_text(json.dumps(done))
     return folder
+
+
+def looked_into(names: Mapping[str, str], *, gate: bool = True) -> dict[str, Any]:
+    """The content of an evaluation with everything below its totals: 120 made rows, 40 of them general; ``names`` replaces words that rows bring."""
+    said = {"source": "rows", "label": "red", "set": "stories", "text": "some words", **names}
+    random = np.random.default_rng(0)
+    rows, general = 120, np.arange(120) >= 80
+    base_nll = random.normal(3, 0.5, rows)
+    tuned_nll = base_nll + np.where(general, 1.0, -0.7) + random.normal(0, 0.6, rows) + np.where(np.arange(rows) < 20, 1.2, 0)
+    texts = {"reference": [said["text"]] * rows}
+    sums = {"tokens": np.ones(rows)}
+    tuned = RowScores(np.arange(rows), {**sums, "nll": tuned_nll}, {**texts, "answer": [said["text"] if row % 3 else "other" for row in range(rows)]})
+    base = RowScores(np.arange(rows), {**sums, "nll": base_nll}, {**texts, "answer": [said["text"] if row % 2 else "other" for row in range(rows)]})
+    held = HeldOut(FakeSplit(rows), {"holdout": np.arange(80), said["set"]: np.arange(80, rows)}, "rows")
+    labels = [said["label"] if row < 20 else "blue" if row < 50 else "green" for row in range(rows)]
+    sources = [said["source"] if row % 2 else "others" for row in range(rows)]
+    vars(held)["facts"] = RowFacts(sources, np.arange(rows), labels, [said["text"]] * rows, [said["text"]] * rows)
+    run = RunFile.model_validate({**RUN, "model": {"name_or_path": "/models/small"}, "evaluation": {"bootstrap": 200}})
+    own = make_metrics([config(METRICS, kind)() for kind in ("loss", "exact_match")])
+    found = Closer(run, held, general=[said["set"]]).compare(tuned, base, own)
+    trained = RowScores(tuned.ids, {**sums, "nll": tuned_nll - 0.5}), RowScores(base.ids, {**sums, "nll": base_nll})
+    found["gap"] = overfitting(Scored(tuned, trained[0]), Scored(base, trained[1]), of_tokens(own), resamples=200, seed=0)
+    checks = {
+        "gain": [{"metric": "loss", "least": 0.05}],
+        "regression": [{"metric": "loss", "slice": "label"}],
+        "forgetting": [{"metric": "loss", "most": 0.2}],
+    }
+    if gate:
+        found["gate"] = judge(Gate.model_validate(checks), found)
+    named = {"version": 1, "step": 60, "checkpoint": "0" * 64, "manifest": "checkpoints/step-00000060/manifest.json", "placement": "inline", "seconds": 1.0}
+    return {**named, **found, "source": said["source"], "base_model": "/models/small"}
+
+
+@dataclass(frozen=True)
+class FakeSplit:
+    """As many rows as a split has; nothing of them is read."""
+
+    rows: int
+
+    @property
+    def lengths(self) -> Any:
+        return np.arange(self.rows)
 
 
 def metrics(steps: int) -> list[dict[str, Any]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunefleet.trainers.evaluation.compare import compare
+from tunefleet.trainers.evaluation.compare import aimed_at, compare
 from tunefleet.trainers.evaluation.gatefile import KINDS, Offered
 from tunefleet.trainers.evaluation.metric import Metric
 from tunefleet.trainers.evaluation.paired import Paired
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Closer:
-    """The held-out rows of a run, ready to be looked at closely."""
+    """The held-out rows of a run, ready to be looked at closely. ``own`` and ``general``: see compare."""
 
-    def __init__(self, run: RunFile, held: HeldOut) -> None:
-        self.run, self.held = run, held
+    def __init__(self, run: RunFile, held: HeldOut, *, own: Mapping[str, Mapping[str, Metric]] | None = None, general: Collection[str] = ()) -> None:
+        self.run, self.held, self.own, self.general = run, held, own, general
 
     def compare(self, tuned: RowScores, base: RowScores, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """What ``compare`` finds, and beside it ``better`` (the direction of each metric), ``rows_won``, ``comparisons``, ``slices`` and ``regressions``.
@@ -33,10 +33,11 @@ class Closer:
         See compare_slices and regressions.
         """
         settings, seed = self.run.evaluation, self.run.training.seed
-        found = compare(tuned, base, metrics, sets=self.held.sets, resamples=settings.bootstrap, seed=seed)
+        how: dict[str, Any] = {"own": self.own, "general": self.general, "resamples": settings.bootstrap, "seed": seed}
+        found = compare(tuned, base, metrics, sets=self.held.sets, **how)
         tuned, base = tuned.select(self.rows), base.select(self.rows)
         paired = Paired.of(tuned, base, metrics).compared()
-        found["better"] = {name: metric.better for name, metric in metrics.items()}
+        found["better"] = {name: metric.better for every in (*(self.own or {}).values(), metrics) for name, metric in every.items()}
         found["rows_won"] = {name: won_and_lost(paired.gains(name)) for name in paired.metrics}
         found |= compare_slices(paired, self.slices, resamples=settings.bootstrap, seed=seed)
         return {**found, "regressions": regressions(tuned, base, paired, self._row)}
@@ -44,12 +45,12 @@ class Closer:
     def offered(self, metrics: Mapping[str, Metric], *, gap: bool) -> Offered:
         """What a gate can ask for. The rows' words are read, no model."""
         kinds = {kind: [one.name for one in self.slices if one.by == kind] for kind in KINDS}
-        return Offered(metrics, dict.fromkeys(self.held.sets, metrics), (), kinds, gap)
+        return Offered(metrics, {name: (self.own or {}).get(name, metrics) for name in self.held.sets}, self.general, kinds, gap)
 
     @property
     def rows(self) -> Ids:
         """The ids of the rows that the numbers at the top are of."""
-        return np.sort(np.concatenate(list(self.held.sets.values())))
+        return np.sort(np.concatenate([self.held.sets[name] for name in aimed_at(self.held.sets, self.general)]))
 
     @cached_property
     def slices(self) -> list[Slice]:

@@ -11,8 +11,8 @@ from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
 from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.standing import compared, digits_of, result
-from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, with_interval
+from tunefleet.trainers.report.standing import compared, digits_of, result, way, which
+from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, with_interval
 
 APART = 20.0  # times: values that differ more are drawn on a logarithmic axis
 TONES = {"better": "good", "worse": "bad", "unclear": "plain"}
@@ -24,7 +24,7 @@ def heldout(run: Gathered) -> Section | None:
     if not evaluation:
         return None
     metrics = list(evaluation.get("tuned", {}))
-    about = f"The weights of step {evaluation['step']} and the base model scored the same examples. Intervals are 95% bootstrap intervals over examples."
+    about = f"The {which(evaluation)} and the base model scored the same examples. Intervals are 95% bootstrap intervals over examples."
     pictures = grid(*(_picture(name, evaluation["sets"]) for name in metrics), small=True)
     return section("Held-out examples", pictures, *(_numbers(run, *held) for held in evaluation["sets"].items()), _history(run, metrics), about=about)
 
@@ -48,11 +48,11 @@ def _numbers(run: Gathered, held: str, part: Mapping[str, Any]) -> Markup:
     rows: list[list[Content | Cell]] = []
     for name, tuned in part["tuned"].items():
         difference = part.get("difference", {}).get(name)
-        outcome = compared(difference, better(name, run.section("evaluation")))
+        outcome = compared(difference, way(run, result(run), name))
         changed = Cell(with_interval(difference, digits_of(difference), signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
         values = (with_interval(one, _digits(one, difference)) for one in (part["base"].get(name), tuned))
         rows.append([metric_name(name), *values, changed])
-    title = f"{held}: {count(part['rows'], 'example')}, {count(part['tokens'], 'token')}"
+    title = f"{held}{' (general)' if part.get('general') else ''}: {count(part['rows'], 'example')}, {count(part['tokens'], 'token')}"
     return table(["metric", "base", "tuned", "difference"], rows, title=title)
 
 

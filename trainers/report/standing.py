@@ -58,6 +58,17 @@ def result(run: Gathered) -> Mapping[str, Any]:
     return (named or run.evaluations or [{}])[-1]
 
 
+def which(evaluation: Mapping[str, Any]) -> str:
+    """Which weights an evaluation is of; a model that is no checkpoint of a run has no step."""
+    return "tuned model" if evaluation["step"] is None else f"weights of step {evaluation['step']}"
+
+
+def way(run: Gathered, evaluation: Mapping[str, Any], name: str) -> Literal["min", "max"] | None:
+    """Which way a metric is better: as the evaluation says, else as its plug-in does."""
+    said = evaluation.get("better", {}).get(name)
+    return said if said in ("min", "max") else better(name, run.section("evaluation"))
+
+
 def chief_metric(run: Gathered, evaluation: Mapping[str, Any]) -> str:
     """The metric that the verdict goes by: that of early stopping where it was measured, else the first."""
     measured = list(evaluation.get("tuned", {}))
@@ -82,7 +93,7 @@ def digits_of(difference: Mapping[str, Any] | None, unknown: int = 4) -> int:
 def verdict(run: Gathered) -> Verdict:
     """The sentence, of every state that a run can be in."""
     where, evaluation = standing(run), result(run)
-    found = _comparison(run, evaluation) if evaluation else None
+    found = comparison(run, evaluation) if evaluation else None
     if where.kind in ("done", "early"):
         if found is None:
             return Verdict(f"Done after {count(where.step, 'step')}. No rows were held out, so nothing tells whether it is better than its base.", "warn", "")
@@ -106,14 +117,15 @@ def asked_for(why: str) -> str:
     return next((said for name, said in ASKED.items() if why.startswith(name)), "")
 
 
-def _comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
+def comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
+    """What an evaluation says, in one sentence; None where it measured nothing."""
     name = chief_metric(run, evaluation)
     tuned, base = finite(evaluation.get("tuned", {}).get(name)), finite(evaluation.get("base", {}).get(name))
     if not name:
         return None
     if math.isnan(tuned) or math.isnan(base):
-        return Verdict(f"The held-out {metric_name(name)} is not a finite number: the model diverged.", "bad", f"Step {evaluation['step']}.")
-    difference, direction = evaluation.get("difference", {}).get(name), better(name, run.section("evaluation"))
+        return Verdict(f"The held-out {metric_name(name)} is not a finite number: the model diverged.", "bad", f"Measured on the {which(evaluation)}.")
+    difference, direction = evaluation.get("difference", {}).get(name), way(run, evaluation, name)
     unit = f" {metric_unit(name)}" if metric_unit(name) else ""
     digits = digits_of(difference)
     numbers = f"held-out {metric_name(name)} {exact(tuned, digits)} instead of {exact(base, digits)}{unit}"
@@ -126,7 +138,7 @@ def _comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
 
 
 def _rests_on(difference: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> str:
-    rows, at = count(int(evaluation.get("rows", 0)), "held-out example"), f"weights of step {evaluation['step']}"
+    rows, at = count(int(evaluation.get("rows", 0)), "held-out example"), which(evaluation)
     if not difference or difference.get("low") is None or difference.get("high") is None:
         return f"Measured on {rows}, {at}."
     digits = digits_of(difference)

@@ -20,12 +20,15 @@ from tunefleet.trainers.report.account import headline, place, settings
 from tunefleet.trainers.report.curves import course, points, smoothing
 from tunefleet.trainers.report.gather import Gathered, gather
 from tunefleet.trainers.report.heldout import heldout
+from tunefleet.trainers.report.keeping import keeping
+from tunefleet.trainers.report.regressions import regressions
 from tunefleet.trainers.report.rows import rows
 from tunefleet.trainers.report.samples import samples
-from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict
+from tunefleet.trainers.report.slices import slices
+from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict, way
 from tunefleet.trainers.report.timing import spent, time_by_cause
 from tunefleet.trainers.report.warnings import Warning, warnings
-from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, moment, span
+from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, moment, span
 from tunefleet.trainers.stage import REPORT, RUN_FILE
 
 
@@ -53,6 +56,9 @@ def report(run: Gathered) -> str:
     parts: list[Section | None] = [
         section("Warnings", *(piece for one in remarks for piece in _remark(one))) if remarks else None,
         heldout(run),
+        slices(run),
+        keeping(run),
+        regressions(run),
         course(run),
         samples(run),
         time_by_cause(run),
@@ -83,7 +89,7 @@ def _figures(run: Gathered) -> list[Figure]:
     if evaluation and (name := chief_metric(run, evaluation)):
         tuned, base = finite(evaluation["tuned"].get(name)), finite(evaluation["base"].get(name))
         difference = evaluation.get("difference", {}).get(name) or {}
-        outcome = compared(difference, better(name, run.section("evaluation")))
+        outcome = compared(difference, way(run, evaluation, name))
         digits = digits_of(difference)
         unit = f"{metric_unit(name)}; " if metric_unit(name) else ""
         tone = "good" if outcome == "better" else "bad" if outcome == "worse" else "plain"

@@ -14,6 +14,7 @@ VERB = Verb(
     options=(
         Option("--run", "the run file that names the held-out rows and the base; a run's output has its own", metavar="FILE"),
         Option("--gate", "a gate file: exit code 1 where the evaluation does not meet it", metavar="FILE"),
+        Option("--html", "write a page that shows the comparison: slices, regressions, forgetting, the gate", metavar="FILE"),
         Option("--json", "print the content of the evaluation file on stdout"),
         TRUST,
     ),
@@ -25,9 +26,14 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     from tunefleet.trainers.console import comparison_table
     from tunefleet.trainers.evaluation.standalone import evaluate
     from tunefleet.trainers.gatetable import gate_table, unmet
+    from tunefleet.trainers.report.evaluationpage import refuse_no_page, write_evaluation_page
 
+    if options.html:
+        refuse_no_page(options.html)
     evaluation = evaluate(options.subject, options.run, trust_code=options.trust_code, gate=options.gate)
     gate = evaluation.get("gate")
+    if options.html:
+        remark(f"page: {write_evaluation_page(evaluation, options.html)}")
     if options.json:
         print_json(evaluation)
     else:

@@ -1,0 +1,66 @@
+"""The page of an evaluation says what its numbers say, for every state of them, and nothing that rows hold becomes part of it."""
+
+from __future__ import annotations
+
+from html import unescape
+from pathlib import Path
+
+import pytest
+from reports import BEGAN, EVIL, looked_into, run_folder
+
+from tunefleet.cluster.errors import SettingsError
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.evaluation.files import write_result
+from tunefleet.trainers.report.evaluationpage import evaluation_page, refuse_no_page, write_evaluation_page
+from tunefleet.trainers.report.gather import gather
+from tunefleet.trainers.report.write import report
+
+
+def test_the_page_says_what_was_found() -> None:
+    found = looked_into({})
+    html = unescape(evaluation_page(found, BEGAN))
+    assert "The gate is not passed: 2 of 5 checks fail: regression of loss (label: red), forgetting of loss (stories)." in html
+    assert "Better than the base model" in html
+    assert "It forgot: loss on stories" in html
+    assert "more in loss on rows that it was trained on" in html
+    told = {one["name"]: one["outcome"]["loss"] for one in found["slices"] if one["by"] == "label"}
+    assert told == {"red": "worse", "blue": "better", "green": "better"}
+    assert html.count(">worse</td>") == sum(outcome == "worse" for one in found["slices"] for outcome in one["outcome"].values())
+    assert f"{found['comparisons']['number']} comparisons" in html
+    assert f"loss: {found['rows_won']['loss']['won']} examples better" in html
+
+
+def test_hostile_words_stay_words() -> None:
+    html = evaluation_page(looked_into(dict.fromkeys(("source", "label", "set", "text"), EVIL)), BEGAN)
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "\u202e" not in html
+    assert "&lt;script&gt;document.title" in html
+
+
+def test_a_page_is_made_of_what_is_there() -> None:
+    whole = looked_into({}, gate=False)
+    assert "Gate" not in evaluation_page(whole, BEGAN)
+    for missing in ("slices", "regressions", "gap", "rows_won", "better"):
+        assert "<h1" in evaluation_page({name: part for name, part in whole.items() if name != missing}, BEGAN)
+    alone = unescape(evaluation_page({**whole, "step": None, "regressions": {"loss": []}}, BEGAN))
+    assert "The tuned model and the base model scored" in alone
+    assert "On none is the tuned model worse." in alone
+
+
+def test_the_report_of_a_run_shows_the_same_parts(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "out")
+    write_result(open_storage(folder), looked_into({}, gate=False))
+    html = report(gather(open_storage(folder), BEGAN + 100))
+    assert all(f">{title}</h2>" in html for title in ("Slices", "Forgetting and overfitting", "Largest regressions"))
+    assert "but worse on stories" in html
+
+
+def test_a_page_is_written_where_it_is_asked_for_and_refused_before_where_it_cannot_be(tmp_path: Path) -> None:
+    address = str(tmp_path / "pages" / "verdict.html")
+    refuse_no_page(address)
+    assert write_evaluation_page(looked_into({}), address) == address
+    assert Path(address).read_text().startswith("<!doctype html>")
+    for wrong in (str(tmp_path), str(tmp_path / "verdict.json")):
+        with pytest.raises(SettingsError, match="this is no page"):
+            refuse_no_page(wrong)

@@ -1,0 +1,57 @@
+"""What a gain may have cost: what the model could do before (general sets), and rows learnt by heart (training rows beside held-out ones)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tunefleet.cluster.axes import count
+from tunefleet.cluster.markup import Content, Markup
+from tunefleet.cluster.page import Cell, Section, notice, section, table
+from tunefleet.trainers.report.gather import Gathered
+from tunefleet.trainers.report.slices import TONES
+from tunefleet.trainers.report.standing import compared, digits_of, result, way
+from tunefleet.trainers.report.wording import exact, finite, metric_name, with_interval
+
+
+def keeping(run: Gathered) -> Section | None:
+    """The section, or None where there is no general set and no training row was scored."""
+    evaluation = result(run)
+    general = {name: part for name, part in evaluation.get("sets", {}).items() if part.get("general")}
+    gap = evaluation.get("gap")
+    if not general and not gap:
+        return None
+    parts = [*_forgetting(run, evaluation, general), *(_overfitting(run, evaluation, gap) if gap else [])]
+    return section("Forgetting and overfitting", *parts)
+
+
+def _forgetting(run: Gathered, evaluation: Mapping[str, Any], general: Mapping[str, Any]) -> Iterator[Markup]:
+    rows: list[list[Content | Cell]] = []
+    for held, part in general.items():
+        for name, tuned in part["tuned"].items():
+            difference = part["difference"].get(name)
+            outcome, digits = compared(difference, way(run, evaluation, name)), digits_of(difference)
+            if outcome == "worse":
+                value, before = (exact(finite(one["value"]), digits) for one in (tuned, part["base"][name]))
+                yield notice(f"It forgot: {metric_name(name)} on {held} is {value} instead of {before}.", tone="bad")
+            values = (with_interval(one, digits) for one in (part["base"].get(name), tuned))
+            rows.append([held, metric_name(name), *values, Cell(with_interval(difference, digits, signed=True), TONES[outcome])])
+    if rows:
+        yield table(["general set", "metric", "base", "tuned", "difference"], rows, title="What the base model could do already", numbers=[2, 3, 4])
+
+
+def _overfitting(run: Gathered, evaluation: Mapping[str, Any], gap: Mapping[str, Any]) -> Iterator[Markup]:
+    whole = evaluation.get("whole", {}).get("tuned", {})
+    rows: list[list[Content | Cell]] = []
+    for name, found in gap["overfitting"].items():
+        digits = digits_of(found)
+        sure = finite(found.get("low")) > 0
+        if sure:
+            value, low, high = (exact(finite(found[key]), digits) for key in ("value", "low", "high"))
+            yield notice(f"It gained {value} ({low} to {high}) more in {metric_name(name)} on rows that it was trained on than on held-out ones.", tone="warn")
+        values = (
+            with_interval(one, digits) for one in (gap["tuned"].get(name), whole.get(name), gap["gaps"]["tuned"].get(name), gap["gaps"]["base"].get(name))
+        )
+        rows.append([metric_name(name), *values, Cell(with_interval(found, digits, signed=True), "warn" if sure else "plain")])
+    columns = ["metric", "training rows", "held-out rows", "gap", "gap of the base", "overfitting"]
+    yield table(columns, rows, title=f"{count(gap['rows'], 'training row')} beside the held-out ones; above zero is better on training rows")
