@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -9,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would warn about the devices of actors that hold none
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # a group with a dead rank is left behind, not waited for
 }
-_WORKERS = ("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "RAY_enable_output_error_log_if_still_retry")  # what the workers of a running cluster need too
+WORKER_ENVIRONMENT = {key: _ENVIRONMENT[key] for key in ("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "RAY_enable_output_error_log_if_still_retry")}
+"""What the workers of a running cluster need too."""
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With this Ray takes 127.0.0.1 as the node's address and listens nowhere else, as it always does on macOS. It is read when Ray is imported."""
 _OBJECT_STORE_BYTES = 512 << 20
@@ -129,7 +131,8 @@ def _join(address: str) -> Session:
     logging.getLogger("ray").setLevel(logging.ERROR)
     check_reachable(address)
     _check_token(address)
-    environment = {"env_vars": {key: _ENVIRONMENT[key] for key in _WORKERS}, "py_modules": [str(Path(tunefleet.__file__).parent)]}
+    sent = {"env_vars": WORKER_ENVIRONMENT, "py_modules": [str(Path(tunefleet.__file__).parent)]}
+    environment = None if in_submitted_job(os.environ) else sent  # a submitted job brought both, and Ray refuses to be told twice
     try:
         context = ray.init(address=address, runtime_env=environment, log_to_driver=os.environ.get("TUNEFLEET_WORKER_OUTPUT") == "1", logging_level="ERROR")
     except Exception as error:
@@ -140,6 +143,15 @@ def _join(address: str) -> Session:
             fix="compare the versions with `tunefleet doctor` on the head, or submit the run to the cluster",
         ) from error
     return Session(address, owned=False, dashboard=page_address(context.dashboard_url))
+
+
+def in_submitted_job(environment: Mapping[str, str]) -> bool:
+    """Whether this process is the driver of a job that was submitted with its code, which Ray hands on to every worker."""
+    try:
+        found = json.loads(environment.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    except ValueError:
+        return False
+    return bool(found.get("runtime_env", {}).get("py_modules"))
 
 
 def page_address(found: str | None) -> str:

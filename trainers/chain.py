@@ -24,8 +24,8 @@ class Link:
     known: Model
 
 
-def chain(run: RunFile, seen: tuple[str, ...] = ()) -> tuple[list[Link], list[RequestError]]:
-    """The runs to do, bases first, the given one last; and what is wrong with the base files."""
+def chain(run: RunFile, seen: tuple[str, ...] = (), *, trust_code: bool = False) -> tuple[list[Link], list[RequestError]]:
+    """The runs to do, bases first, the given one last; and what is wrong with the base files. ``trust_code``: see ``read_run``."""
     run = absolute(run)
     name = run.model.name_or_path or ""
     if not name.endswith((".yaml", ".yml")):
@@ -39,10 +39,10 @@ def chain(run: RunFile, seen: tuple[str, ...] = ()) -> tuple[list[Link], list[Re
         return [], [
             SettingsError("model.name_or_path: this run file is missing", got=name, want="a run file, a model folder or a hub id", fix="check the path")
         ]
-    checked = read_run(name)
+    checked = read_run(name, trust_code=trust_code)
     if checked.value is None:
         return [], checked.problems
-    links, problems = chain(checked.value, (*seen, name))
+    links, problems = chain(checked.value, (*seen, name), trust_code=trust_code)
     if not links:
         return [], [*checked.problems, *problems]
     base = links[-1]

@@ -57,13 +57,14 @@ def train(
     resume: Resume = False,
     overwrite: bool = False,
     address: str | None = None,
+    trust_code: bool = False,
 ) -> Result:
-    """Do a run, whole. ``resume`` goes on from the newest complete checkpoint, ``"auto"`` starts anew where there is none.
+    """Do a run, whole. ``resume`` goes on from the newest complete checkpoint, ``"auto"`` starts anew where there is none. ``trust_code``: see ``read_run``.
 
     Raises RequestError (exit code 2) for everything that is wrong with the request, all of it at once and before a worker starts;
     WorkerError and others of exit code 1 when the run itself fails.
     """
-    links = checked(run, overrides, resume=resume, overwrite=overwrite, local=address is None)
+    links = checked(run, overrides, resume=resume, overwrite=overwrite, local=address is None, trust_code=trust_code)
     with ExitStack() as stack:
         console = stack.enter_context(RunConsole())
         done = {link.run.output: found for link in links[:-1] if (found := finished(link.run)) is not None}
@@ -81,14 +82,16 @@ def train(
     return result
 
 
-def checked(run: RunFile | str | Path, overrides: Mapping[str, str] | None, *, resume: Resume, overwrite: bool, local: bool) -> list[Link]:
+def checked(
+    run: RunFile | str | Path, overrides: Mapping[str, str] | None, *, resume: Resume, overwrite: bool, local: bool, trust_code: bool = False
+) -> list[Link]:
     """The runs of the chain, bases first, when nothing is wrong with any of them. Raises the problem, or a Refusal with all of them."""
     from tunefleet.trainers.check import check_run
 
-    read = read_run(run, overrides)
+    read = read_run(run, overrides, trust_code=trust_code)
     problems = list(read.problems)
     if read.value is not None:
-        links, found = chain(read.value)
+        links, found = chain(read.value, trust_code=trust_code)
         problems += found
         for link in links:
             problems += check_run(link.run, known=link.known, text=read if link is links[-1] else None, local=local)

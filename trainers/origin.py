@@ -17,9 +17,10 @@ from tunefleet.cluster.errors import RequestError, SettingsError
 from tunefleet.cluster.storage import hash_file, open_storage
 from tunefleet.data.staging import appearing
 from tunefleet.trainers.exported import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_origin
+from tunefleet.trainers.foreign import code_of
 from tunefleet.trainers.manifest import MANIFEST, read_manifest
 from tunefleet.trainers.output import weights_of
-from tunefleet.trainers.recorded import code_of, recorded_run
+from tunefleet.trainers.recorded import recorded_run
 from tunefleet.trainers.run import Lora, Model, RunFile
 from tunefleet.trainers.stage import BASE, INIT, RUN_FILE
 

@@ -16,9 +16,10 @@ from tunefleet.cluster.errors import CheckpointError, OutputError, Refusal, Requ
 from tunefleet.cluster.metrics import delete_lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import EXPORT, TOKENIZER
+from tunefleet.trainers.foreign import code_of
 from tunefleet.trainers.ledger import Events, when
 from tunefleet.trainers.manifest import FOLDER, Manifest, brief, newest, newest_step, read_manifest, verify
-from tunefleet.trainers.recorded import code_of, recorded_run
+from tunefleet.trainers.recorded import recorded_run
 from tunefleet.trainers.resume import Differences, differences
 from tunefleet.trainers.run import RunFile
 from tunefleet.trainers.stage import BASE, DONE, EVENTS, INIT, METRICS, REPORT, RUN_FILE, STOP, TRACKERS, WORKERS, read_done

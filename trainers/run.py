@@ -15,6 +15,7 @@ from tunefleet.cluster.yamlfile import Document, read
 from tunefleet.data.packing import Limits
 from tunefleet.data.settings import Data
 from tunefleet.data.steps import StepSize
+from tunefleet.trainers.foreign import refuse_code
 
 OBJECTIVES = "tunefleet.trainers.objectives"
 METRICS = "tunefleet.trainers.evaluation.metrics"
@@ -297,22 +298,27 @@ STAND_IN = {"model": {"name_or_path": "unknown"}, "data": {"train": [{"path": "u
 """What is required of a run file: takes the place of what is wrong, so that the rest can still be checked."""
 
 
-def read_run(run: RunFile | str | Path, overrides: Mapping[str, str] | None = None) -> Checked[RunFile]:
-    """Read a run file, or take one that was made in Python, with ``dotted.key=value`` overrides; collect everything that is wrong with its text."""
+def read_run(run: RunFile | str | Path, overrides: Mapping[str, str] | None = None, *, trust_code: bool = False) -> Checked[RunFile]:
+    """Read a run file, or take one that was made in Python, with ``dotted.key=value`` overrides; collect everything that is wrong with its text.
+
+    A file that lies in a run's output is refused, and nothing of it imported, when it asks for code that neither ``overrides`` nor ``trust_code`` allow.
+    """
     if isinstance(run, RunFile) and not overrides:
         return Checked(run, [])
     try:
         document = Document(run.model_dump(mode="json"), run.name) if isinstance(run, RunFile) else read(run)
     except SettingsError as error:
         return Checked(None, [error])
+    if not isinstance(run, RunFile) and not trust_code and (refused := refuse_code(run, document, overrides or {})):
+        return Checked(None, [refused])
     for key, text in (overrides or {}).items():
         document = document.with_override(key, text)
     return check(RunFile, document, STAND_IN)
 
 
-def load_run(path: str | Path, overrides: Mapping[str, str] | None = None) -> RunFile:
+def load_run(path: str | Path, overrides: Mapping[str, str] | None = None, *, trust_code: bool = False) -> RunFile:
     """A valid run file. Raises SettingsError or Refusal with every problem of its text."""
-    checked = read_run(path, overrides)
+    checked = read_run(path, overrides, trust_code=trust_code)
     Refusal.raise_if(checked.problems)
     assert checked.value is not None
     return checked.value

@@ -14,6 +14,7 @@ from tunefleet.cluster.errors import RequestError, SettingsError
 from tunefleet.cluster.plugins import Plugin, plugin
 from tunefleet.cluster.settings import Checked, Settings, check
 from tunefleet.cluster.yamlfile import Document, Keys, read
+from tunefleet.trainers.foreign import refuse_code
 from tunefleet.trainers.run import STAND_IN as RUN_STAND_IN
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.goal import Goal, SearcherKind, StopperKind
@@ -123,12 +124,17 @@ class Read:
     checked: Checked[StudyFile] | None = None
 
 
-def read_study(source: StudyFile | str | Path, overrides: Mapping[str, str] | None = None) -> Read:
-    """Read a study file, or take one that was made in Python, with ``dotted.key=value`` overrides; collect everything that is wrong with its text."""
+def read_study(source: StudyFile | str | Path, overrides: Mapping[str, str] | None = None, *, trust_code: bool = False) -> Read:
+    """Read a study file, or take one that was made in Python, with ``dotted.key=value`` overrides; collect everything that is wrong with its text.
+
+    ``trust_code``: use a file that lies in somebody's output also when it asks for code to be run, see ``trainers.foreign``.
+    """
     try:
         document = Document(source.model_dump(mode="json"), source.name) if isinstance(source, StudyFile) else read(source)
     except SettingsError as error:
         return Read(None, [error])
+    if not isinstance(source, StudyFile) and not trust_code and (refused := refuse_code(source, document, overrides or {})):
+        return Read(None, [refused])
     for key, text in (overrides or {}).items():
         document = document.with_override(key, text)
     checked = check(StudyFile, document, STAND_IN)
@@ -141,6 +147,8 @@ def read_study(source: StudyFile | str | Path, overrides: Mapping[str, str] | No
             run = _run_document(checked.value.run, document)
         except SettingsError as error:
             problems.append(SettingsError(f"run: {error.what}", got=error.got, want=error.want, fix=error.fix))
+        if isinstance(checked.value.run, str) and not trust_code and (refused := refuse_code(checked.value.run, run, overrides or {})):
+            return Read(None, [refused])
     places = {key: document.where(("space", key)) for key in checked.value.space} | {SEED: document.where(("repeats",))}
     return Read(Study(checked.value, run, places), problems, checked)
 

@@ -118,8 +118,8 @@ def _run_of(output: str, run: RunFile | str | Path | None, trust_code: bool) -> 
         return absolute(recorded_run(open_storage(output), trusted=None if trust_code else ()))
     if run is None:
         raise SettingsError("a model alone has no base and no held-out rows", got="no run file", want="--run FILE", fix="name the run file to compare it with")
-    given = run if isinstance(run, RunFile) else load_run(run)
-    links, problems = chain(given)
+    given = run if isinstance(run, RunFile) else load_run(run, trust_code=trust_code)
+    links, problems = chain(given, trust_code=trust_code)
     Refusal.raise_if(problems)
     return links[-1].run
 

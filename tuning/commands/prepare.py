@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tunefleet.tuning.arguments import Option, Verb, whole_number
+from tunefleet.tuning.arguments import TRUST, Option, Verb, whole_number
 from tunefleet.tuning.printing import console, print_json, print_table, remark, results
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ VERB = Verb(
     options=(
         Option("--preview", "print N rows as the model will see them, what is learnt in colour or [[brackets]], and write nothing", "N", type=whole_number(1)),
         Option("--address", "a running Ray cluster, host:port, whose CPUs prepare a large input; without it a local Ray does", metavar="ADDR"),
+        TRUST,
         Option("--json", "print rows, kept, tokens and the counts of the quality gate as JSON on stdout"),
     ),
 )
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     from tunefleet.trainers.vocabulary import load_tokenizer
 
     decisions: list[str] = []
-    asked = checked_rows(options.subject, settings)
+    asked = checked_rows(options.subject, settings, trust_code=options.trust_code)
     tokenizer = load_tokenizer(asked.model, asked.data.chat_template, decisions=decisions)
     layout = make_objective(asked.objective, tokenizer.pad_token_id).layout
     if options.preview:
@@ -70,17 +71,17 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     return 0
 
 
-def checked_rows(path: str, settings: Mapping[str, str]) -> RunFile:
-    """The run with absolute paths, its tokenizer there, when nothing is wrong with its text and its rows' files."""
+def checked_rows(path: str, settings: Mapping[str, str], *, trust_code: bool = False) -> RunFile:
+    """The run with absolute paths, its tokenizer there, when nothing is wrong with its text and its rows' files. ``trust_code``: see ``read_run``."""
     from tunefleet.cluster.errors import Refusal
     from tunefleet.trainers.chain import chain
     from tunefleet.trainers.check import ROW_CHECKS, check_run
     from tunefleet.trainers.rowtokenizer import make_tokenizer
     from tunefleet.trainers.run import read_run
 
-    text = read_run(path, settings)
+    text = read_run(path, settings, trust_code=trust_code)
     problems = list(text.problems)
-    links, found = chain(text.value) if text.value is not None and text.sure("model") else ([], [])
+    links, found = chain(text.value, trust_code=trust_code) if text.value is not None and text.sure("model") else ([], [])
     problems += found
     for link in links:
         sure = text if link is links[-1] else None

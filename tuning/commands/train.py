@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from tunefleet.cluster.errors import SettingsError
-from tunefleet.tuning.arguments import Option, Verb
+from tunefleet.tuning.arguments import TRUST, Option, Verb
 from tunefleet.tuning.printing import print_json
 
 VERB = Verb(
@@ -19,6 +19,7 @@ VERB = Verb(
         Option("--resume", "go on from the newest complete checkpoint; --resume=auto starts anew where there is none", metavar="auto", bare="yes"),
         Option("--overwrite", "start anew in an output that exists"),
         Option("--address", "a running Ray cluster, host:port; without it a local one is started", metavar="ADDR"),
+        TRUST,
         Option("--json", "print the result as JSON on stdout"),
     ),
 )
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     resume = resume_mode(options.resume)
     from tunefleet.trainers.launch import train
 
-    result = train(options.subject, settings, resume=resume, overwrite=options.overwrite, address=options.address)
+    result = train(options.subject, settings, resume=resume, overwrite=options.overwrite, address=options.address, trust_code=options.trust_code)
     if options.json:
         print_json(asdict(result))
     return 0

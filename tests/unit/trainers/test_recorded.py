@@ -6,8 +6,9 @@ import yaml
 from tunefleet.cluster.errors import OutputError, SettingsError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.evaluation.standalone import find_subject
+from tunefleet.trainers.foreign import code_of
 from tunefleet.trainers.output import output_problems
-from tunefleet.trainers.recorded import code_of, recorded_run
+from tunefleet.trainers.recorded import recorded_run
 from tunefleet.trainers.run import RunFile
 from tunefleet.trainers.stage import RUN_FILE
 

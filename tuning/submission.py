@@ -1,0 +1,198 @@
+"""What goes to a cluster: the run or study file as it will run, and the user's own modules that it names. Nothing else of the folder ever leaves it.
+
+The file that is shipped is made anew: overrides applied, every local path absolute, base runs beside it, templates and configs written out. So the parcel
+is a list of what may go, not of what may not: a ``.env``, a key or a row that lies beside the run file has no way into it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunefleet.cluster.errors import Refusal, RequestError, SettingsError
+from tunefleet.cluster.jobs import Parcel
+from tunefleet.cluster.settings import check
+from tunefleet.cluster.wheel import SHIPPED, module_files
+from tunefleet.cluster.yamlfile import read
+from tunefleet.trainers.chain import absolute
+from tunefleet.trainers.check import address_problems
+from tunefleet.trainers.foreign import dotted_kinds
+from tunefleet.trainers.run import STAND_IN, RunFile, read_run
+from tunefleet.tuning.study import read_study
+
+MOST_BYTES = 64 << 20
+"""Of one's own modules: they are code, and Ray keeps them in the head's memory."""
+
+
+def parcel_of(
+    subject: str, overrides: Mapping[str, str], *, here: bool, shared: Sequence[str], modules: Sequence[str] = (), overwrite: bool = False, trust: bool = False
+) -> Parcel:
+    """The parcel of a run file or a study file.
+
+    Args:
+        subject: the file.
+        overrides: ``dotted.key=value``.
+        here: the whole cluster is this machine, so that its paths are the cluster's.
+        shared: folders that every node of the cluster sees under the same path.
+        modules: modules to ship beside those that dotted kinds name.
+        overwrite: start anew in an output that exists, where otherwise the run goes on.
+        trust: run the code that a file in somebody's output asks for.
+
+    Raises:
+        RequestError: one problem, or a Refusal with all of them.
+    """
+    make = _study if is_study(subject) else _run
+    parcel, plain, problems = make(subject, overrides, overwrite=overwrite, trust=trust)
+    if not here:
+        problems += place_problems(plain, shared)
+    shipped, more = _modules([*modules, *(name.partition(".")[0] for value in plain for _, name in dotted_kinds(value))])
+    Refusal.raise_if([*problems, *more])
+    assert parcel is not None
+    return Parcel(parcel.title, parcel.kind, parcel.output, parcel.words, {**shipped, **parcel.files}, parcel.grace_s)
+
+
+def is_study(subject: str) -> bool:
+    """Whether a file is a study: it says what is searched. Raises SettingsError when it cannot be read."""
+    value = read(subject).value
+    return isinstance(value, dict) and "space" in value and "run" in value
+
+
+Made = tuple[Parcel | None, list[dict[str, Any]], list[RequestError]]
+"""A parcel without modules, the plain values of its files, and what is wrong with them."""
+
+
+def _run(subject: str, overrides: Mapping[str, str], *, overwrite: bool, trust: bool) -> Made:
+    files, plain, problems = _shipped_runs(subject, overrides, "run.yaml", trust=trust)
+    if problems or not plain:
+        return None, plain, problems
+    run = RunFile.model_validate(plain[0])
+    words = ("train", "run.yaml", "--overwrite" if overwrite else "--resume=auto", "--address", "auto")
+    return Parcel(run.name, "run", run.output, words, files, run.failures.stop_timeout_s), plain, problems
+
+
+def _shipped_runs(subject: str, overrides: Mapping[str, str], name: str, *, trust: bool, above: tuple[str, ...] = ()) -> tuple[Any, Any, list[RequestError]]:
+    """The run file under its shipped name, and those that it stands on under theirs; the named one comes first in the plain values."""
+    checked = read_run(subject, overrides, trust_code=trust)
+    if checked.value is None or checked.problems:
+        return {}, [], checked.problems
+    if secret := address_problems(checked.value):
+        return {}, [], list(secret)
+    run = _written_out(absolute(checked.value))
+    base = run.model.name_or_path or ""
+    files: dict[str, bytes] = {}
+    others: list[dict[str, Any]] = []
+    if base.endswith((".yaml", ".yml")):
+        if base in above:
+            return (
+                {},
+                [],
+                [SettingsError("model.name_or_path: the runs stand on each other in a circle", got=" -> ".join((*above, base)), fix="break the circle")],
+            )
+        inner = f"base-{len(above) + 1}.yaml"
+        files, others, problems = _shipped_runs(base, {}, inner, trust=trust, above=(*above, base))
+        if problems:
+            return {}, [], problems
+        run = run.model_copy(update={"model": run.model.model_copy(update={"name_or_path": inner})})
+    plain = run.model_dump(mode="json")
+    return {**files, name: _text(plain)}, [plain, *others], []
+
+
+def _study(subject: str, overrides: Mapping[str, str], *, overwrite: bool, trust: bool) -> Made:
+    found = read_study(subject, overrides, trust_code=trust)
+    if found.study is None or found.problems:
+        return None, [], found.problems
+    study = found.study
+    run = check(RunFile, study.run, STAND_IN)
+    if run.value is None or run.problems:
+        return None, [], [SettingsError(f"run: {p.what}", got=p.got, want=p.want, fix=p.fix) for p in run.problems]
+    if secret := address_problems(run.value):
+        return None, [], list(secret)
+    inner = _written_out(absolute(run.value)).model_dump(mode="json")
+    output = study.file.output if "://" in study.file.output else str(Path(study.file.output).expanduser().absolute())
+    whole = study.file.model_copy(update={"run": inner, "output": output}).model_dump(mode="json")
+    words = ("tune", "study.yaml", *(("--overwrite",) if overwrite else ("--resume=auto",)), "--address", "auto")
+    plain = {**{key: value for key, value in whole.items() if key != "run"}, **{f"run.{key}": value for key, value in inner.items()}}
+    return Parcel(study.file.name, "study", output, words, {"study.yaml": _text(whole)}, run.value.failures.stop_timeout_s), [plain, inner], []
+
+
+def _written_out(run: RunFile) -> RunFile:
+    """The run with the small texts that its paths name in their place: a chat template, a model's config."""
+    template, config = run.data.chat_template, run.model.config
+    if template is not None and len(template) < 4096 and Path(template).is_file():
+        template = Path(template).read_text(encoding="utf-8")
+    if isinstance(config, str) and (path := Path(config) / "config.json" if Path(config).is_dir() else Path(config)).is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+    return run.model_copy(
+        update={
+            "data": run.data.model_copy(update={"chat_template": template}),
+            "model": run.model.model_copy(update={"config": config}),
+        }
+    )
+
+
+def place_problems(plain: Sequence[Mapping[str, Any]], shared: Sequence[str]) -> list[RequestError]:
+    """Paths of this machine, which mean nothing or something else to a cluster elsewhere."""
+    known = [Path(folder).expanduser().absolute() for folder in shared]
+    problems: list[RequestError] = []
+    for key, path in (found for value in plain for found in local_paths(value)):
+        if any(folder == Path(path) or folder in Path(path).parents for folder in known):
+            continue
+        wants = "s3://bucket/prefix" + (" or a hub id" if key.endswith(("path", "name_or_path", "init_from")) else "")
+        fix = f"copy it there and name {wants}; or say --shared FOLDER for a folder that every node sees under this path"
+        problems.append(SettingsError(f"{key}: the cluster is elsewhere and does not see this machine's files", got=path, want=wants, fix=fix))
+    return problems
+
+
+_PLACES = ("output", "store", "path", "name_or_path", "init_from", "folder")
+"""Keys whose values may be paths."""
+
+
+def local_paths(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Key and path of every absolute path in a file's plain value."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(item, str) and str(key) in _PLACES and item.startswith(("/", "file://")) and not name.endswith("data.cache.folder"):
+            yield name, item.removeprefix("file://")
+        else:
+            yield from local_paths(item, name)
+
+
+def _modules(names: Sequence[str]) -> tuple[dict[str, bytes], list[RequestError]]:
+    """The Python files of top-level modules, by name; and what cannot be shipped."""
+    files: dict[str, bytes] = {}
+    problems: list[RequestError] = []
+    for name in dict.fromkeys(names):
+        origin = _origin(name)
+        if name == "tunefleet" or origin is None:
+            want = f"a module or package with Python files ({', '.join(SHIPPED)}) on the Python path"
+            fix = "put its folder on PYTHONPATH; what is installed on every node need not be shipped"
+            problems.append(SettingsError("this module cannot be shipped", got=name, want=want, fix=fix))
+            continue
+        files |= module_files(origin)
+    if (size := sum(map(len, files.values()))) > MOST_BYTES:
+        fix = "install it on the nodes instead"
+        problems.append(SettingsError("the modules are too large to be shipped", got=f"{size >> 20} MiB", want=f"at most {MOST_BYTES >> 20} MiB", fix=fix))
+    return files, problems
+
+
+def _origin(name: str) -> Path | None:
+    """The file or folder of a top-level module, without importing it; None where it has no Python files."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+def _text(value: Any) -> bytes:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode()
