@@ -1,4 +1,4 @@
-"""Hand a run or a study to a Ray cluster as a job, and leave; its output is stable, so submitting it again goes on."""
+"""Hand a run or a study to a Ray cluster as a job, or to Kubernetes, and leave; its output is stable, so submitting it again goes on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from tunefleet.cluster.errors import Refusal
+from tunefleet.tuning import kubernetes
 from tunefleet.tuning.arguments import TRUST, Option, Verb
 from tunefleet.tuning.joboptions import ADDRESS, exit_code_of, server_of
 from tunefleet.tuning.printing import print_json, print_text, remark
@@ -24,12 +25,15 @@ VERB = Verb(
         Option("--spot-head", "submit although the driver will live on a spot node"),
         TRUST,
         Option("--json", "print the job as JSON on stdout"),
+        *kubernetes.OPTIONS,
     ),
 )
 
 
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Check what can be checked from here, ship it, and print the job's id on stdout."""
+    if options.kubernetes:
+        return kubernetes.submit(options, settings)
     from tunefleet.cluster.jobs import follow, head_problems, is_here, job, nodes, submit
     from tunefleet.tuning.submission import parcel_of
 
