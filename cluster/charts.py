@@ -90,15 +90,15 @@ def lines(
     drawn = [_drawable(one, log=log_y) for one in series]
     drawn = [one for one in drawn if any(math.isfinite(y) for _, y in one.points)]
     if not drawn:
-        return _figure(title, "Nothing was recorded.", None, None)
+        return figure(title, "Nothing was recorded.", None, None)
     across = axis([*x_holds, *(p[0] for one in drawn for p in one.points), *(place for place, _ in marks)], loose=False, whole=whole_x)
     up = axis([v for one in drawn for v in (*(p[1] for p in one.points), *one.low, *one.high)], log=log_y, zero=zero)
     inner = [piece for one in drawn for piece in _curve(one, across, up, height)]
     outer = [piece for one in drawn for piece in _dots(one, across, up, height)]
-    body = join(_grid_lines(up, height), _stretched(inner, height), *outer, *_marks(marks, across, height), _ticks_below(across, height))
+    body = join(_grid_lines(up, height), stretched(inner, height), *outer, *_marks(marks, across, height), _ticks_below(across, height))
     strips = _strips(drawn, across, up, height, x)
-    key = _key([(one.name, one.colour, one.look) for one in drawn]) if len(drawn) > 1 else None
-    return _figure(title, y, key, _plot(title, body, strips, up, height, x))
+    key = key_of([(one.name, one.colour, one.look) for one in drawn]) if len(drawn) > 1 else None
+    return figure(title, y, key, _plot(title, body, strips, up, height, x))
 
 
 def histogram(
@@ -106,13 +106,13 @@ def histogram(
 ) -> Markup:
     """Counts between edges (one more than counts). ``marks``: limits worth seeing."""
     if not sum(counts):
-        return _figure(title, "Nothing was counted.", None, None)
+        return figure(title, "Nothing was counted.", None, None)
     across = axis([*edges, *(place for place, _ in marks)], loose=False)
     up = axis(counts, zero=True, whole=True, count=4)
     filled = element("path", d=_outline(edges, counts, across, up, height), class_="c0 fill")
-    body = join(_grid_lines(up, height), _stretched([filled], height), *_marks(marks, across, height), _ticks_below(across, height))
+    body = join(_grid_lines(up, height), stretched([filled], height), *_marks(marks, across, height), _ticks_below(across, height))
     strips = join(*(_cell(between, number, across, height, x, y) for between, number in zip(pairwise(edges), counts, strict=True)))
-    return _figure(title, y, None, _plot(title, body, strips, up, height, x))
+    return figure(title, y, None, _plot(title, body, strips, up, height, x))
 
 
 def bars(title: str, all_of: Sequence[Bar], *, unit: str) -> Markup:
@@ -121,10 +121,10 @@ def bars(title: str, all_of: Sequence[Bar], *, unit: str) -> Markup:
     rows: list[Markup] = []
     for bar in all_of:
         told = element("title", f"{bar.name}: {quantity(bar.value)}")
-        drawn = element("rect", x="0", y="5", width=_percent(bar.value / reach), height="12", rx="1.5", class_="fill")
+        drawn = element("rect", x="0", y="5", width=percent_of(bar.value / reach), height="12", rx="1.5", class_="fill")
         drawing = element("svg", told, drawn, height="22", role="img", class_=f"c{bar.colour}")
         rows += [element("div", bar.name, class_="name"), drawing, element("div", quantity(bar.value), class_="number")]
-    return _figure(title, unit, None, element("div", *rows, class_="rows valued") if rows else None)
+    return figure(title, unit, None, element("div", *rows, class_="rows valued") if rows else None)
 
 
 def ranges(title: str, rows: Sequence[Range], *, x: str, log: bool = False, zero: bool = False) -> Markup:
@@ -134,7 +134,7 @@ def ranges(title: str, rows: Sequence[Range], *, x: str, log: bool = False, zero
     """
     every = [estimate for row in rows for estimate in row.estimates if math.isfinite(estimate.value)]
     if not every:
-        return _figure(title, "Nothing to compare.", None, None)
+        return figure(title, "Nothing to compare.", None, None)
     across = axis([v for one in every for v in (one.value, one.low, one.high) if v is not None], log=log, zero=zero, count=4)
     about, named = (rows[0].name, False) if len(rows) == 1 else ("", True)
     pieces: list[Markup] = []
@@ -148,8 +148,8 @@ def ranges(title: str, rows: Sequence[Range], *, x: str, log: bool = False, zero
     pieces.append(element("svg", _ticks_below(across, 0), height="22", aria_hidden="true", class_="under"))
     kinds = {estimate.name: estimate.colour for estimate in every}
     pieces.append(element("p", x, class_="along"))
-    return _figure(
-        title, about, _key([(name, colour, "dots") for name, colour in kinds.items()]), element("div", *pieces, class_="rows" if named else "rows alone")
+    return figure(
+        title, about, key_of([(name, colour, "dots") for name, colour in kinds.items()]), element("div", *pieces, class_="rows" if named else "rows alone")
     )
 
 
@@ -157,24 +157,25 @@ def stack(title: str, parts: Sequence[tuple[str, float]], *, about: str = "", sh
     """What a whole is made of: one bar, and a table of the parts with their shares. They stand in the order given."""
     whole = sum(value for _, value in parts)
     if whole <= 0:
-        return _figure(title, "Nothing was recorded.", None, None)
+        return figure(title, "Nothing was recorded.", None, None)
     drawn: list[Markup] = []
     rows: list[list[Content]] = []
     begin = 0.0
     for i, (name, value) in enumerate(parts):
         colour: Colour = i if i < SERIES else "base"
         told = element("title", f"{name}: {shown(value)}, {_share(value / whole)}")
-        drawn.append(element("rect", told, x=_percent(begin), y="0", width=_percent(value / whole), height="26", class_=f"c{colour} fill"))
+        drawn.append(element("rect", told, x=percent_of(begin), y="0", width=percent_of(value / whole), height="26", class_=f"c{colour} fill"))
         begin += value / whole
-        drawn += [element("line", x1=_percent(begin), x2=_percent(begin), y1="0", y2="26", class_="split")] if begin < 0.999 else []
+        drawn += [element("line", x1=percent_of(begin), x2=percent_of(begin), y1="0", y2="26", class_="split")] if begin < 0.999 else []
         swatch = element("svg", element("rect", width="12", height="12", rx="2", class_="fill"), class_=f"c{colour}", aria_hidden="true")
         rows.append([join(swatch, name), shown(value), _share(value / whole)])
     bar = element("svg", *drawn, height="26", width="100%", role="img", aria_label=f"{title}: " + ", ".join(f"{n} {_share(v / whole)}" for n, v in parts))
     held = element("div", table(["part", "amount", "share"], rows), class_="parts")
-    return _figure(title, about, None, join(element("div", bar, class_="stack"), held))
+    return figure(title, about, None, join(element("div", bar, class_="stack"), held))
 
 
-def _figure(title: str, about: str, key: Markup | None, body: Markup | None) -> Markup:
+def figure(title: str, about: str, key: Markup | None, body: Markup | None) -> Markup:
+    """A drawing under its title, a remark and its key."""
     head = element("figcaption", element("h3", title), element("span", about, class_="about") if about else None, key)
     return element("figure", head, body)
 
@@ -188,16 +189,18 @@ def _plot(title: str, body: Markup, strips: Markup, up: Axis, height: int, x: st
     return element("div", left, element("div", drawing, class_="body"), element("p", x, class_="along"), class_="plot")
 
 
-def _key(names: Sequence[tuple[str, Colour, str]]) -> Markup:
+def key_of(names: Sequence[tuple[str, Colour, str]]) -> Markup:
+    """What each colour and look stands for, each once."""
     items = []
-    for name, colour, look in names:
+    for name, colour, look in dict.fromkeys(names):
         sign = element("line", x1="0", x2="18", y1="5", y2="5", class_="curve dashed" if look == "dashed" else f"curve{' faint' if look == 'faint' else ''}")
         dot = element("circle", cx="9", cy="5", r="3.5", class_="dot") if look == "dots" else None
         items.append(element("li", element("svg", sign, dot, class_=f"c{colour}", aria_hidden="true"), name))
     return element("ul", *items, class_="key")
 
 
-def _stretched(pieces: Sequence[Markup], height: int) -> Markup:
+def stretched(pieces: Sequence[Markup], height: int) -> Markup:
+    """What has its width in data, in a drawing of 1000 units that fills what width there is."""
     return element("svg", *pieces, x="0", y="0", width="100%", height=str(height), viewBox=f"0 0 {WIDE:.0f} {height}", preserveAspectRatio="none")
 
 
@@ -253,7 +256,7 @@ def _ticks_below(across: Axis, height: int) -> Markup:
         place = across.place(tick)
         if place - last >= 0.11:  # closer, and the words would touch on a phone
             anchor = "start" if place < 0.02 else "end" if place > 0.98 else "middle"
-            pieces.append(element("text", word, x=_percent(place), y=height + 17, text_anchor=anchor))
+            pieces.append(element("text", word, x=percent_of(place), y=height + 17, text_anchor=anchor))
             last = place
     return join(*pieces)
 
@@ -262,10 +265,10 @@ def _marks(marks: Sequence[tuple[float, str]], across: Axis, height: int) -> lis
     pieces, free = [], -1.0
     for place, name in sorted(marks):
         at = across.place(place)
-        pieces.append(element("line", element("title", name), x1=_percent(at), x2=_percent(at), y1="0", y2=height, class_="mark"))
+        pieces.append(element("line", element("title", name), x1=percent_of(at), x2=percent_of(at), y1="0", y2=height, class_="mark"))
         if at > free:
             side = {"dx": "-4", "text_anchor": "end"} if at > 0.6 else {"dx": "4"}
-            pieces.append(element("text", name, x=_percent(at), y="9", class_="mark-label", **side))
+            pieces.append(element("text", name, x=percent_of(at), y="9", class_="mark-label", **side))
             free = at + 0.3
     return pieces
 
@@ -276,14 +279,14 @@ def _strips(series: Sequence[Series], across: Axis, up: Axis, height: int, x: st
     places = [places[round(i * (len(places) - 1) / (STRIPS - 1))] for i in range(STRIPS)] if len(places) > STRIPS else places
     by_place = [(one, sorted(point for run in finite_runs(one.points, log=up.log) for point in run)) for one in series if one.look != "faint"]
     middles = [(across.place(a) + across.place(b)) / 2 for a, b in pairwise(places)]
-    gap = max(middles[0] - across.place(places[0]), 0.0) if middles else 1.0
+    gap = 0.005  # the first and the last reach a little beyond the drawing
     pieces = []
     for place, left, right in zip(places, [-gap, *middles], [*middles, 1 + gap], strict=True):
         near = [(one, found) for one, points in by_place if (found := _nearest(points, place, x_gap=right - left, across=across)) is not None]
         said = ", ".join([f"{x} {short(place)}", *(f"{one.name} {short(found[1])}{_interval(one, found)}" for one, found in near)])
         dots = [element("circle", cx=_at(across, px), cy=_down(up, py, height), r="3.5", class_=f"c{one.colour} dot") for one, (px, py) in near]
         guide = element("line", x1=_at(across, place), x2=_at(across, place), y1="0", y2=height, class_="guide")
-        area = element("rect", element("title", said), x=_percent(left), width=_percent(right - left), y="0", height=height)
+        area = element("rect", element("title", said), x=percent_of(left), width=percent_of(right - left), y="0", height=height)
         pieces.append(element("g", area, guide, *dots, class_="strip"))
     return join(*pieces)
 
@@ -319,7 +322,7 @@ def _outline(edges: Sequence[float], values: Sequence[float], across: Axis, up: 
 def _cell(between: tuple[float, float], number: float, across: Axis, height: int, x: str, y: str) -> Markup:
     said = f"{x} {short(between[0])} to {short(between[1])}: {y} {quantity(number)}"
     left, right = map(across.place, between)
-    return element("g", element("rect", element("title", said), x=_percent(left), width=_percent(right - left), y="0", height=height), class_="strip")
+    return element("g", element("rect", element("title", said), x=percent_of(left), width=percent_of(right - left), y="0", height=height), class_="strip")
 
 
 def _estimate(one: Estimate, across: Axis, y: int) -> Markup:
@@ -329,8 +332,8 @@ def _estimate(one: Estimate, across: Axis, y: int) -> Markup:
 
 
 def _whisker(low: float, high: float, y: int) -> Markup:
-    ends = [element("line", x1=_percent(at), x2=_percent(at), y1=y - 4, y2=y + 4, class_="whisker") for at in (low, high)]
-    return element("g", element("line", x1=_percent(low), x2=_percent(high), y1=y, y2=y, class_="whisker"), *ends)
+    ends = [element("line", x1=percent_of(at), x2=percent_of(at), y1=y - 4, y2=y + 4, class_="whisker") for at in (low, high)]
+    return element("g", element("line", x1=percent_of(low), x2=percent_of(high), y1=y, y2=y, class_="whisker"), *ends)
 
 
 def _reading(one: Estimate) -> str:
@@ -339,14 +342,15 @@ def _reading(one: Estimate) -> str:
 
 
 def _at(across: Axis, value: float) -> str:
-    return _percent(across.place(value))
+    return percent_of(across.place(value))
 
 
 def _down(up: Axis, value: float, height: int) -> float:
     return height * (1 - up.place(value))
 
 
-def _percent(share: float) -> str:
+def percent_of(share: float) -> str:
+    """A place on a drawing."""
     return f"{100 * share:.2f}%"
 
 

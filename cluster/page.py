@@ -51,8 +51,13 @@ class Section:
     body: Markup
 
 
-def page(title: str, *, kind: str, lead: Sequence[Content], sections: Sequence[Section], about: Content = None, foot: Content = None) -> str:
-    """The whole document. ``kind`` stands small above the title ("run report"), ``about`` below it, ``lead`` before the first section."""
+def page(
+    title: str, *, kind: str, lead: Sequence[Content], sections: Sequence[Section], about: Content = None, foot: Content = None, again_s: int | None = None
+) -> str:
+    """The whole document. ``kind`` stands small above the title ("run report"), ``about`` below it, ``lead`` before the first section.
+
+    ``again_s``: seconds after which an open page is read anew, for what is still going.
+    """
     names = [slug(part.title) for part in sections]
     assert len(set(names)) == len(names), "two sections of one title"
     links = [element("a", part.title, href=f"#{name}") for part, name in zip(sections, names, strict=True)]
@@ -69,7 +74,7 @@ def page(title: str, *, kind: str, lead: Sequence[Content], sections: Sequence[S
         element("main", *(element("section", element("h2", part.title), part.body, id=name) for part, name in zip(sections, names, strict=True))),
         element("footer", foot) if foot else None,
     )
-    return f'<!doctype html>\n<html lang="en">{_head(title, kind).text}{body.text}</html>\n'
+    return f'<!doctype html>\n<html lang="en">{_head(title, kind, again_s).text}{body.text}</html>\n'
 
 
 def section(title: str, *parts: Content, about: Content = None) -> Section:
@@ -142,12 +147,13 @@ def aside(text: str) -> Markup:
     return element("span", text, class_="aside")
 
 
-def _head(title: str, kind: str) -> Markup:
+def _head(title: str, kind: str, again_s: int | None) -> Markup:
     policy = f"default-src 'none'; style-src 'sha256-{_hash(STYLE)}'; img-src data:; base-uri 'none'; form-action 'none'"
     return element(
         "head",
         element("meta", charset="utf-8"),
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        element("meta", http_equiv="refresh", content=str(again_s)) if again_s else None,
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="referrer", content="no-referrer"),

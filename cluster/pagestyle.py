@@ -119,6 +119,9 @@ svg .split { stroke: var(--paper); stroke-width: 1.5; } .stack svg { display: bl
 svg .mark { stroke: var(--warn); stroke-width: 1; stroke-dasharray: 2 3; } svg .mark-label { fill: var(--warn); }
 svg .value { fill: var(--ink); font-size: 12px; } svg .reads { fill: var(--ink); }
 svg .strip > rect { fill: transparent; } svg .strip > :not(rect) { opacity: 0; } svg .strip:hover > :not(rect) { opacity: 1; }
+svg .thread { pointer-events: stroke; } svg .thread:hover { stroke-width: 4; opacity: 1; } .tracks svg { display: block; overflow: visible; }
+svg .track { stroke-width: 1.5; } svg :is(.track-name, .track-tick) { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
+svg .track-name { fill: var(--soft); font-size: 12px; }
 svg .guide { stroke: var(--faint); stroke-width: 1; }
 .c0 { --c: var(--s0); } .c1 { --c: var(--s1); } .c2 { --c: var(--s2); }
 .c3 { --c: var(--s3); } .c4 { --c: var(--s4); } .c5 { --c: var(--s5); } .cbase { --c: var(--base); }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,43 @@ def play(
             else:
                 searcher.on_trial_complete(name, {STEP: step, **metrics}, error=status == FAILED)
             yield line
+
+
+BEGAN = 1_790_000_000.0
+
+
+def study_folder(folder: Path, study: Study, lines: Sequence[TrialLine], *, ended: str | None = "done") -> Path:
+    """A study's output with these lines, one a second. ``ended``: why it ended, None while it goes."""
+    output = folder / "study"
+    output.mkdir(parents=True)
+    (output / "study.yaml").write_text(yaml.safe_dump(study.as_it_ran().model_dump(mode="json"), sort_keys=False))
+    timed = [replace(line, time=BEGAN + i, compute={**line.compute, "worker_seconds": 0.5 * line.step}) for i, line in enumerate(lines)]
+    (output / "trials.jsonl").write_text("".join(json.dumps(line.to_json()) + "\n" for line in timed))
+    events = [{"time": BEGAN, "event": "started", "phase": "training", "attempt": 0}]
+    events += [{"time": BEGAN + len(lines), "event": "stopped", "phase": "stopped", "why": ended, "attempt": 0}] if ended else []
+    (output / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (output / "best.yaml").write_text("name: best\n")
+    return output
+
+
+def population(space_key: str = "training.learning_rate", trials: int = 4, looks: int = 8, every: int = EVERY) -> list[TrialLine]:
+    """The lines of a made-up PBT study: at each look the worst trial goes on from the best, with 1.25 or 0.8 times its rate; the goal falls with the steps."""
+    order = random.Random(0)
+    rates = {f"p{i}": 10 ** (-4 + 3 * i / (trials - 1)) for i in range(trials)}
+    losses = dict.fromkeys(rates, 4.0)
+    lines = [TrialLine(name, i, {space_key: rate}, RUNNING) for i, (name, rate) in enumerate(rates.items())]
+    latest = {line.id: line for line in lines}
+    for look in range(1, looks + 1):
+        goal = -1.5 - 0.2 * look
+        for name, rate in rates.items():
+            losses[name] -= 0.5 * math.exp(-((math.log10(rate) - goal) ** 2))
+            status = FINISHED if look == looks else RUNNING
+            latest[name] = replace(latest[name], status=status, step=every * look, metrics={"loss": losses[name]}, compute={"steps": every * look})
+            lines.append(latest[name])
+        worst, best = max(losses, key=losses.__getitem__), min(losses, key=losses.__getitem__)
+        if look < looks:
+            rates[worst], losses[worst] = rates[best] * order.choice([1.25, 0.8]), losses[best]
+            parameters, parent = {space_key: rates[worst]}, {"id": best, "step": every * look}
+            latest[worst] = replace(latest[worst], parameters=parameters, parent=parent)
+            lines.append(latest[worst])
+    return lines

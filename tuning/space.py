@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -196,9 +196,24 @@ def drawn(space: Space, seed: int, number: int) -> Point:
 
 def shown(value: Any) -> str:
     """A value of a point for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {shown(item)}' for key, item in value.items())}}}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def word(value: Any) -> str:
+    """A value of a point where there is little room."""
+    text = shown(value)
+    return text if len(text) <= 32 else f"{text[:31]}…"
 
 
 def said(point: Mapping[str, Any]) -> str:
     """A point for people."""
-    return ", ".join(f"{key}={shown(value)}" for key, value in point.items())
+    return ", ".join(f"{key}={word(value)}" for key, value in point.items())
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each dotted key, where no other key has the same; else the whole key."""
+    every = list(keys)
+    last = [key.rpartition(".")[2] for key in every]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(every, last, strict=True)}
