@@ -2,10 +2,12 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -339,6 +341,26 @@ def test_what_waits_in_a_queue_holds_nothing():
     assert {resource["name"] for flavor in quota["flavors"] for resource in flavor["resources"]} == set(quota["coveredResources"])
     for _, group in groups("kueue"):
         assert group["template"]["spec"]["containers"][0]["resources"]["limits"].keys() <= set(quota["coveredResources"])
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_redis_asks_for_the_password_and_shows_it_to_no_list_of_processes(tmp_path):
+    [container] = of_kind("fleet", "StatefulSet")[0]["spec"]["template"]["spec"]["containers"]
+    here = [
+        word.replace("/data", str(tmp_path)).replace("redis-server -", f"redis-server - --unixsocket {tmp_path}/s --port 0") for word in container["command"]
+    ]
+    server = subprocess.Popen(here, env={**os.environ, "REDIS_PASSWORD": "sesame"}, stdout=subprocess.PIPE, text=True)
+    try:
+        assert any("Ready to accept connections" in line for line in server.stdout)
+        answers = [
+            subprocess.run(["redis-cli", "-s", f"{tmp_path}/s", *with_, "ping"], capture_output=True, text=True).stdout for with_ in ([], ["-a", "sesame"])
+        ]
+        assert "NOAUTH" in answers[0]
+        assert answers[1].strip() == "PONG"
+        assert "sesame" not in Path(f"/proc/{server.pid}/cmdline").read_text()
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0  # it is the container's first process, and saves when it is asked to end
 
 
 HEAD = Peer(pod_labels("fleet", "head"))
