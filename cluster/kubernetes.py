@@ -14,7 +14,7 @@ from tunefleet.cluster.masking import masked
 Manifest = dict[str, Any]
 
 MOUNT = "/etc/tunefleet"
-"""Where the head finds the files of the job."""
+"""Where pods find the files of the job."""
 OWNER = "tunefleet/cluster"
 """The label that says which cluster a pod belongs to, and which cluster a policy is for."""
 QUEUE = "tunefleet/queue"
@@ -23,6 +23,7 @@ LONGEST_NAME = 47  # the operator adds six characters for the cluster, and Kuber
 MOST_BYTES = 900_000  # of all files: a ConfigMap holds 1 MiB
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _WORD = re.compile(r"[\w./:=,@+-]+")
+_FILE = re.compile(r"[-._a-zA-Z0-9]+(/[-._a-zA-Z0-9]+)*")
 _GPU = "nvidia.com/gpu"
 
 
@@ -37,8 +38,9 @@ class Workers:
 
 @dataclass(frozen=True)
 class Job:
-    """One run as a job. ``files``: name -> text, at ``MOUNT`` on the head; ``command``: words of letters, digits and ``./:=,@+-`` (see ``_command``).
+    """One run as a job. ``files``: name -> text, at ``MOUNT``, where the command starts; ``command``: words of letters, digits and ``./:=,@+-``.
 
+    Python files among them are modules that a run names: every pod has them, and finds them on its Python path.
     ``image`` and ``namespace`` replace those of the overlay where they are given; ``workers`` sets how many pods start with the cluster.
     """
 
@@ -80,7 +82,12 @@ def job_manifests(overlay: Iterable[Manifest], job: Job) -> list[Manifest]:
     old = cluster["metadata"]["name"]
     namespace = job.namespace or cluster["metadata"].get("namespace", "")
     rules = [_renamed(document, old, job.name) for document in documents if document is not cluster and _owner(document) == old]
-    files: Manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(job.name, namespace), "data": dict(sorted(job.files.items()))}
+    files: Manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(job.name, namespace),
+        "data": {_key(name): text for name, text in sorted(job.files.items())},
+    }
     files["immutable"] = True
     manifests = [_ray_job(cluster, job, namespace), files, *rules]
     for manifest in manifests:
@@ -110,7 +117,9 @@ def _ray_job(cluster: Manifest, job: Job, namespace: str) -> Manifest:
     if choice:
         choice.group["replicas"] = choice.pods  # the operator hands the command over once they all run
     submitter = _submitter(head["template"])
-    _mount_files(head["template"]["spec"], job.name)
+    modules = any(name.endswith(".py") for name in job.files)
+    for pod in pods if modules else pods[:1]:
+        _mount_files(pod["spec"], job, modules=modules)
     queue = cluster["metadata"].get("annotations", {}).get(QUEUE)
     metadata = _metadata(job.name, namespace)
     if queue:
@@ -120,7 +129,7 @@ def _ray_job(cluster: Manifest, job: Job, namespace: str) -> Manifest:
         "kind": "RayJob",
         "metadata": metadata,
         "spec": {
-            "entrypoint": " ".join(job.command),
+            "entrypoint": " ".join(("env", "-C", MOUNT, *job.command)),
             "submissionMode": "K8sJobMode",
             "submitterPodTemplate": submitter,
             "submitterConfig": {"backoffLimit": 3},
@@ -161,9 +170,18 @@ def _submitter(head: Manifest) -> Manifest:
     }
 
 
-def _mount_files(pod: Manifest, name: str) -> None:
-    pod["volumes"].append({"name": "job", "configMap": {"name": name}})
-    pod["containers"][0]["volumeMounts"].append({"name": "job", "mountPath": MOUNT, "readOnly": True})
+def _mount_files(pod: Manifest, job: Job, *, modules: bool) -> None:
+    items = [{"key": _key(name), "path": name} for name in sorted(job.files)]
+    pod["volumes"].append({"name": "job", "configMap": {"name": job.name, "items": items}})
+    container = pod["containers"][0]
+    container["volumeMounts"].append({"name": "job", "mountPath": MOUNT, "readOnly": True})
+    if modules:
+        container["env"].append({"name": "PYTHONPATH", "value": MOUNT})
+
+
+def _key(name: str) -> str:
+    """A file's name as a key of a ConfigMap, which takes no slash."""
+    return name.replace("/", "..")
 
 
 def _metadata(name: str, namespace: str) -> Manifest:
@@ -265,7 +283,7 @@ def _job_problems(job: Job) -> Iterable[RequestError]:
                 "a word of the command would not arrive as it is", got=word, want="letters, digits and ./:=,@+-", fix="write it into the run file"
             )
     for name, text in job.files.items():
-        if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", name):
+        if not _FILE.fullmatch(name) or len(name) > 200 or ".." in name:
             yield SettingsError("a file's name is none that a ConfigMap takes", got=name, want="letters, digits, hyphens, dots", fix="rename the file")
         if masked(text) != text:
             shown = next(line for line in masked(text).splitlines() if line not in text.splitlines()).strip()

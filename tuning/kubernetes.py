@@ -9,15 +9,17 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from tunefleet.cluster.errors import PreflightError, Refusal, SettingsError, TunefleetError
-from tunefleet.cluster.kubernetes import MOUNT, Job, Manifest, Workers, job_manifests, job_name, owned_by
-from tunefleet.cluster.yamlfile import Document, read
+from tunefleet.cluster.errors import PreflightError, SettingsError, TunefleetError
+from tunefleet.cluster.kubernetes import Job, Manifest, Workers, job_manifests, job_name, owned_by
 from tunefleet.tuning.arguments import Option, whole_number
 from tunefleet.tuning.printing import print_json, print_text, remark
+
+if TYPE_CHECKING:
+    from tunefleet.cluster.jobs import Parcel
 
 BASE = Path(__file__).parent.parent / "cluster" / "manifests"
 """k8s/base, as the package carries it: plain manifests, which are read without kubectl."""
@@ -34,8 +36,22 @@ OPTIONS = (
 
 def submit(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Render the job; apply it, or print it with --dry-run. Raises RequestError for what cannot be a job, TunefleetError where kubectl fails."""
-    job = job_of(options.subject, settings, suffix=secrets.token_hex(3), namespace=options.namespace, image=options.image, retries=options.retries)
-    manifests = job_manifests(overlay(options.kubernetes), job)
+    if options.overwrite:
+        fix = "name another output"
+        raise SettingsError("--overwrite: not with --kubernetes", got="--overwrite", want="a job that may be tried again, and then goes on", fix=fix)
+    from tunefleet.tuning.submission import parcel_of
+
+    followed = overlay(options.kubernetes)
+    parcel = parcel_of(
+        options.subject,
+        settings,
+        here=False,
+        shared=[*(options.shared or ()), *shared_folders(followed)],
+        modules=options.module or (),
+        trust=options.trust_code,
+    )
+    job = job_of(parcel, secrets.token_hex(3), namespace=options.namespace, image=options.image, retries=options.retries)
+    manifests = job_manifests(followed, job)
     if options.dry_run:
         print_text(yaml.safe_dump_all(manifests, sort_keys=False, allow_unicode=True).rstrip())
         return 0
@@ -49,31 +65,23 @@ def submit(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     return 0
 
 
-def job_of(subject: str, settings: Mapping[str, str], *, suffix: str, namespace: str = "", image: str = "", retries: int = 3) -> Job:
-    """The job of a run file or a study file, whose settings of the command line are written into it. Raises RequestError with all that is wrong."""
-    document = read(subject)
-    if isinstance(document.value, dict) and "space" in document.value:
-        return _study_job(document, settings, suffix=suffix, namespace=namespace, image=image, retries=retries)
-    from tunefleet.trainers.run import load_run
-
-    run = load_run(subject, settings)
-    files = {"run.yaml": _text(run.model_dump(mode="json"))}
-    command = ("tunefleet", "train", f"{MOUNT}/run.yaml", "--resume=auto", "--address", "auto")
-    workers = Workers(run.scaling.num_workers, run.scaling.cpus_per_worker, run.scaling.use_gpu)
-    return Job(job_name(run.name, suffix), command, files, namespace=namespace, image=image, workers=workers, retries=retries)
+def job_of(parcel: Parcel, suffix: str, *, namespace: str = "", image: str = "", retries: int = 3) -> Job:
+    """The job that does what a parcel says, with pods for all the workers that it holds at once."""
+    files = {name: content.decode("utf-8") for name, content in parcel.files.items()}
+    plain = yaml.safe_load(files[parcel.words[1]])
+    study = parcel.words[0] == "tune"
+    scaling = (plain["run"] if study else plain)["scaling"]
+    abreast = plain["budget"]["concurrent_trials"] if study else 1
+    workers = Workers(scaling["num_workers"] * abreast, scaling["cpus_per_worker"], scaling["use_gpu"])
+    name = job_name(parcel.title, suffix)
+    return Job(name, ("tunefleet", *parcel.words), files, namespace=namespace, image=image, workers=workers, retries=retries)
 
 
-def _study_job(document: Document, settings: Mapping[str, str], **given: Any) -> Job:
-    """A study carries its run in place, so that one file is the whole of it."""
-    for key, text in settings.items():
-        document = document.with_override(key, text)
-    Refusal.raise_if(document.problems)
-    study = dict(document.value)
-    if isinstance(study.get("run"), str):
-        beside = Path(document.name).parent / study["run"]
-        study["run"] = read(beside if beside.is_file() else study["run"]).value
-    name = job_name(str(study.get("name") or Path(document.name).stem), given.pop("suffix"))
-    return Job(name, ("tunefleet", "tune", f"{MOUNT}/study.yaml", "--resume=auto", "--address", "auto"), {"study.yaml": _text(study)}, **given)
+def shared_folders(manifests: Sequence[Manifest]) -> list[str]:
+    """Where the head of an overlay's cluster mounts claims, which its workers mount at the same place."""
+    pods = [manifest["spec"]["headGroupSpec"]["template"]["spec"] for manifest in manifests if manifest["kind"] == "RayCluster"]
+    claims = {volume["name"] for pod in pods for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
+    return [mount["mountPath"] for pod in pods for mount in pod["containers"][0]["volumeMounts"] if mount["name"] in claims]
 
 
 def overlay(place: str) -> list[Manifest]:
@@ -127,7 +135,3 @@ def _documents(text: str, place: str) -> list[Manifest]:
     if not all(isinstance(document, dict) and {"kind", "metadata"} <= document.keys() for document in found):
         raise SettingsError("--kubernetes: these are no manifests", got=place, want="documents with kind and metadata", fix="name an overlay of k8s/")
     return found
-
-
-def _text(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

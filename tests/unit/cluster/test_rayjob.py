@@ -13,10 +13,11 @@ from networkpolicies import Peer, allowed, selects
 
 from tunefleet.cluster.errors import PreflightError, Refusal, SettingsError, TunefleetError
 from tunefleet.cluster.kubernetes import LONGEST_NAME, MOUNT, OWNER, Job, Workers, job_manifests, job_name, owned_by
-from tunefleet.tuning.kubernetes import job_of, overlay, submit
+from tunefleet.tuning.kubernetes import job_of, overlay, shared_folders, submit
+from tunefleet.tuning.submission import parcel_of
 
 OVERLAYS = {name: render(PROJECT / "k8s" / path) for name, path in {"base": "base", **{n: f"overlays/{n}" for n in ("dev", "fleet", "kueue")}}.items()}
-COMMAND = ("tunefleet", "train", f"{MOUNT}/run.yaml", "--resume=auto", "--address", "auto")
+COMMAND = ("tunefleet", "train", "run.yaml", "--resume=auto", "--address", "auto")
 JOB = Job("gsm8k-ab12", COMMAND, {"run.yaml": "version: 1\n"})
 RUN = """\
 version: 1
@@ -83,7 +84,7 @@ def test_a_run_has_a_cluster_of_its_own_that_ends_with_it(rendered):
     assert spec["backoffLimit"] == JOB.retries
     assert "gcsFaultToleranceOptions" not in spec["rayClusterSpec"]
     assert "suspend" not in spec["rayClusterSpec"]
-    assert spec["entrypoint"].split() == list(COMMAND)
+    assert spec["entrypoint"].split() == ["env", "-C", MOUNT, *COMMAND]
 
 
 def test_the_head_alone_sees_the_files(rendered):
@@ -231,32 +232,66 @@ def write(folder, text=RUN, name="run.yaml"):
     return str(path)
 
 
+def job_from(path, settings=(), **given):
+    return job_of(parcel_of(str(path), dict(settings), here=False, shared=()), "ab12cd", **given)
+
+
 def test_a_run_file_goes_with_the_settings_of_the_command_line(tmp_path):
-    job = job_of(write(tmp_path), {"training.max_steps": "7", "scaling.num_workers": "3"}, suffix="ab12cd")
+    job = job_from(write(tmp_path), {"training.max_steps": "7", "scaling.num_workers": "3"})
     assert job.name == "gsm8k-lora-ab12cd"
     assert job.command == COMMAND
     assert job.workers == Workers(3)
     assert yaml.safe_load(job.files["run.yaml"])["training"]["max_steps"] == 7
 
 
-def test_a_study_file_carries_its_run(tmp_path):
+def test_a_study_file_carries_its_run_and_gets_pods_for_all_its_trials(tmp_path):
     write(tmp_path)
-    study = write(tmp_path, "run: run.yaml\nspace: {training.learning_rate: {choice: [1.0e-4]}}\nbudget: {concurrent_trials: 2}\n", "sweep.yaml")
-    job = job_of(study, {"budget.concurrent_trials": "4"}, suffix="ab12cd")
-    carried = yaml.safe_load(job.files["study.yaml"])
-    assert job.name == "sweep-ab12cd"
-    assert job.command[:2] == ("tunefleet", "tune")
-    assert carried["run"]["name"] == "GSM8K LoRA"
-    assert carried["budget"]["concurrent_trials"] == 4
+    text = f"""\
+run: {tmp_path}/run.yaml
+space: {{training.learning_rate: {{choice: [1.0e-4, 1.0e-3]}}}}
+searcher: {{kind: random, trials: 4}}
+budget: {{concurrent_trials: 2}}
+output: s3://bucket/studies/a
+"""
+    job = job_from(write(tmp_path, text, "sweep.yaml"), {"budget.concurrent_trials": "3"})
+    assert job.command[:3] == ("tunefleet", "tune", "study.yaml")
+    assert yaml.safe_load(job.files["study.yaml"])["run"]["name"] == "GSM8K LoRA"
+    assert job.workers == Workers(6)
+
+
+def test_modules_reach_every_pod_under_their_own_names():
+    rendered = job_manifests(OVERLAYS["fleet"], Job("a", COMMAND, {"run.yaml": "", "mylab/__init__.py": "", "mylab/kto.py": "x = 1\n"}))
+    spec, head = parts(rendered)
+    assert all(problems(manifest) == [] for manifest in rendered[1:])
+    for pod in (head, *(group["template"] for group in spec["workerGroupSpecs"])):
+        [volume] = [volume for volume in pod["spec"]["volumes"] if "configMap" in volume]
+        assert {item["path"]: rendered[1]["data"][item["key"]] for item in volume["configMap"]["items"]}["mylab/kto.py"] == "x = 1\n"
+        assert {"name": "PYTHONPATH", "value": MOUNT} in pod["spec"]["containers"][0]["env"]
+
+
+def test_a_folder_of_every_pod_counts_as_shared():
+    assert shared_folders(OVERLAYS["dev"]) == ["/shared"]
+    assert shared_folders(OVERLAYS["fleet"]) == []
 
 
 def test_the_example_is_what_its_run_becomes():
-    rendered = job_manifests(OVERLAYS["kueue"], job_of(str(PROJECT / "k8s" / "examples" / "run.yaml"), {}, suffix="example"))
+    rendered = job_manifests(OVERLAYS["kueue"], job_of(parcel_of(str(PROJECT / "k8s" / "examples" / "run.yaml"), {}, here=False, shared=()), "example"))
     assert list(yaml.safe_load_all((PROJECT / "k8s" / "examples" / "rayjob.yaml").read_text())) == rendered
 
 
-def options(subject, place="base", *, dry_run=False):
-    return argparse.Namespace(subject=subject, kubernetes=place, namespace="", image="", retries=1, dry_run=dry_run, json=False)
+def options(subject, place="base", *, dry_run=False, overwrite=False):
+    given = {"namespace": "", "image": "", "retries": 1, "dry_run": dry_run, "overwrite": overwrite, "shared": None, "module": None}
+    return argparse.Namespace(subject=subject, kubernetes=place, json=False, trust_code=False, **given)
+
+
+def test_paths_of_this_machine_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="does not see this machine's files"):
+        submit(options(write(tmp_path, RUN.replace("s3://bucket/rows.jsonl", str(tmp_path / "rows.jsonl"))), dry_run=True), {})
+
+
+def test_a_job_that_may_be_tried_again_does_not_begin_anew(tmp_path):
+    with pytest.raises(SettingsError, match="--overwrite"):
+        submit(options(write(tmp_path), overwrite=True), {})
 
 
 def test_a_wrong_run_file_is_refused_before_anything_is_asked(tmp_path):
