@@ -40,16 +40,19 @@ def run_group(
     storage_path: str,
     progress: Callable[[], int] | None,
     on_event: Callable[[str, dict[str, Any]], None],
+    local: bool | None = None,
 ) -> None:
     """Run ``function(payload)`` on every rank until all have returned; the session must be connected.
 
     ``payload`` gains ``attempt`` (1, 2, ...). The function calls ``heartbeat.beat()`` at least every ``hang_timeout_s``. ``progress`` is called where
     Ray Train's controller runs, after a failure (so it must pickle), and tells the step of the newest complete checkpoint: failures count only while
     it does not grow. ``on_event`` is called from a thread: ``group_started`` {attempt, workers}, ``group_failed`` {kind, ranks, cause, restart, reason}.
+    ``local``: the cluster is this machine's and ends with its driver; None where this process is that driver, and knows.
 
     Raises the worker's own TunefleetError, when that is the cause (a RequestError at once, without a restart), else WorkerError.
     """
     from tunefleet.cluster import raytrain
+    from tunefleet.cluster.session import owns_cluster
 
     notes = open_storage(storage_path).sub(name)
     for stale in (STARTED, raytrain.FAILURES):
@@ -66,7 +69,8 @@ def run_group(
 
     config = {"function": function, "payload": payload, "hang_timeout_s": hang_timeout_s, "notes": notes}
     with _ray_train_settings(start_timeout_s, hang_timeout_s), Tail(notes, tell, names=(STARTED, raytrain.FAILURES)), _place_of_ray(storage_path) as place:
-        error = _fit(config, judge, workers, use_gpu, cpus_per_worker, hang_timeout_s, name, place)
+        plan = raytrain.Plan(judge, local=owns_cluster() if local is None else local)
+        error = _fit(config, plan, workers, use_gpu, cpus_per_worker, hang_timeout_s, name, place)
     if error is not None:
         failure = raytrain.classify(error)
         if last.get("kind") == "hung":  # the controller saw the stacks that the watchdogs left; the error alone tells only of dead processes
@@ -85,7 +89,7 @@ def _place_of_ray(storage_path: str) -> Iterator[str]:
 
 
 def _fit(
-    config: Mapping[str, Any], judge: Any, workers: int, use_gpu: bool, cpus_per_worker: int, hang_timeout_s: float, name: str, storage_path: str
+    config: Mapping[str, Any], plan: Any, workers: int, use_gpu: bool, cpus_per_worker: int, hang_timeout_s: float, name: str, storage_path: str
 ) -> Exception | None:
     """Run Ray Train's trainer to its end; the error it ends with, or None."""
     from ray.train import RunConfig, ScalingConfig
@@ -93,8 +97,7 @@ def _fit(
     from ray.train.v2.api.config import LoggingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from tunefleet.cluster.raytrain import Plan, Trainer
-    from tunefleet.cluster.session import owns_cluster
+    from tunefleet.cluster.raytrain import Trainer
 
     bundle = {"CPU": float(cpus_per_worker), **({"GPU": 1.0} if use_gpu else {})}
     trainer = Trainer(
@@ -103,7 +106,7 @@ def _fit(
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(hang_timeout_s) + 60),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=bundle),
         run_config=RunConfig(name=name, storage_path=storage_path, logging_config=LoggingConfig(log_level="CRITICAL")),
-        plan=Plan(judge, local=owns_cluster()),
+        plan=plan,
     )
     try:
         trainer.fit()

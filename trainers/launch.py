@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from tunefleet.cluster.errors import Refusal, RequestError, Stopped
 from tunefleet.cluster.grace import graceful
 from tunefleet.cluster.machine import commit, machine, versions
@@ -21,10 +23,12 @@ from tunefleet.cluster.metrics import Tail, read_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, chain
 from tunefleet.trainers.console import RunConsole
+from tunefleet.trainers.handover import adopt
 from tunefleet.trainers.ledger import Events, ledger, read_events, run_id
 from tunefleet.trainers.manifest import newest_step
+from tunefleet.trainers.nested import Nested, claim_patiently, take_base
 from tunefleet.trainers.origin import lay_ready
-from tunefleet.trainers.output import Claim, Resume, claim, finished, join_logs, output_problems
+from tunefleet.trainers.output import Claim, Resume, finished, join_logs, output_problems
 from tunefleet.trainers.report.write import report_at_end
 from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
 from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
@@ -58,24 +62,28 @@ def train(
     overwrite: bool = False,
     address: str | None = None,
     trust_code: bool = False,
+    nested: Nested | None = None,
 ) -> Result:
     """Do a run, whole. ``resume`` goes on from the newest complete checkpoint, ``"auto"`` starts anew where there is none. ``trust_code``: see ``read_run``.
+
+    ``nested``: it takes place inside the session of this process, which others use too (see trainers/nested.py); then nothing is shown.
 
     Raises RequestError (exit code 2) for everything that is wrong with the request, all of it at once and before a worker starts;
     WorkerError and others of exit code 1 when the run itself fails.
     """
     links = checked(run, overrides, resume=resume, overwrite=overwrite, local=address is None, trust_code=trust_code)
     with ExitStack() as stack:
-        console = stack.enter_context(RunConsole())
+        console = stack.enter_context(RunConsole(Console(quiet=True) if nested else None))
         done = {link.run.output: found for link in links[:-1] if (found := finished(link.run)) is not None}
         pending = [link for link in links if link.run.output not in done]
         at_end = partial(report_at_end, say=console.say)
-        claims = [stack.enter_context(_claim(link, links, resume, overwrite, at_end)) for link in pending]
+        patience_s = nested.patience_s if nested else 0.0
+        claims = [stack.enter_context(_claim(link, links, resume, overwrite, at_end, patience_s)) for link in pending]
         for number, held in enumerate(claims):
             with_what = {"run_id": run_id(read_events(held.storage)), "machine": machine(), "versions": versions(), "commit": commit()}
             Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed, **with_what)
         _decide(claims[-1:], console, [_reused(output, found) for output, found in done.items()])
-        stages = _run(claims, [link.known for link in pending], address, console)
+        stages = _run(claims, [link.known for link in pending], address, console, nested)
         _close(claims, stages)
         result = result_of(links[-1].run.output)
         console.outcome(result.output, result.evaluation, result.exported, ledger(read_lines(claims[-1].storage, EVENTS)))
@@ -110,13 +118,13 @@ def result_of(output: str) -> Result:
     return Result(output, said["step"], named[-1] if named else {}, said["exported"], said["stopped"])
 
 
-def _claim(link: Link, links: Sequence[Link], resume: Resume, overwrite: bool, at_end: Callable[[Storage], None]) -> Any:
+def _claim(link: Link, links: Sequence[Link], resume: Resume, overwrite: bool, at_end: Callable[[Storage], None], patience_s: float) -> Any:
     """A base run goes on where it stood; --resume and --overwrite speak of the run that was named."""
     named = link is links[-1]
-    return claim(link.run, resume=resume if named else "auto", overwrite=overwrite and named, at_end=at_end)
+    return claim_patiently(link.run, patience_s, resume=resume if named else "auto", overwrite=overwrite and named, at_end=at_end)
 
 
-def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, console: RunConsole) -> list[Stage]:
+def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, console: RunConsole, nested: Nested | None) -> list[Stage]:
     """Prepare while Ray starts, then train, all under one session."""
     from tunefleet.cluster.session import connect
 
@@ -147,12 +155,22 @@ def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, c
         for held in claims:
             tracking = stack.enter_context(Tracking(held.run, held.storage, console.say))
             stack.enter_context(Tail(held.storage, partial(_show, console, held.run, tracking)))
+        if nested is not None:
+            _join(claims[-1], nested, stack)
         console.say(f"starting {claims[-1].run.scaling.num_workers} workers")
-        _train(stages, claims)
+        _train(stages, claims, local=nested.local if nested else None)
     return stages
 
 
-def _train(stages: Sequence[Stage], claims: Sequence[Claim]) -> None:
+def _join(held: Claim, nested: Nested, stack: ExitStack) -> None:
+    """What a run takes over from the others of its session, and who follows it."""
+    take_base(held.storage, nested.base)
+    if nested.begin_at is not None:
+        adopt(held.storage, nested.begin_at, held.fence)
+    stack.enter_context(Tail(held.storage, nested.follow))
+
+
+def _train(stages: Sequence[Stage], claims: Sequence[Claim], *, local: bool | None) -> None:
     from tunefleet.cluster.group import run_group
     from tunefleet.trainers.worker import train_worker
 
@@ -172,6 +190,7 @@ def _train(stages: Sequence[Stage], claims: Sequence[Claim]) -> None:
             storage_path=last.output,
             progress=partial(steps_saved, outputs),
             on_event=partial(_group_event, claims),
+            local=local,
         )
     raise_if_stopped(claims)
 

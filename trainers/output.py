@@ -17,6 +17,7 @@ from tunefleet.cluster.metrics import delete_lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import EXPORT, TOKENIZER
 from tunefleet.trainers.foreign import code_of
+from tunefleet.trainers.handover import ADOPTED, PINNED
 from tunefleet.trainers.ledger import Events, when
 from tunefleet.trainers.manifest import FOLDER, Manifest, brief, newest, newest_step, read_manifest, verify
 from tunefleet.trainers.recorded import recorded_run
@@ -186,5 +187,5 @@ def _clear(storage: Storage) -> None:
         storage.delete_tree(folder)
     for name in (METRICS, EVENTS):
         delete_lines(storage, name)
-    for name in (DONE, STOP, REPORT, RUN_FILE):
+    for name in (DONE, STOP, PINNED, ADOPTED, REPORT, RUN_FILE):
         storage.delete(name)

@@ -270,9 +270,10 @@ class Worker:
 
     def _retain(self) -> None:
         from tunefleet.trainers.checkpoint import retain
+        from tunefleet.trainers.handover import pinned
 
         protected = self.evaluation.protected() if self.evaluation is not None else set()
-        retain(self.storage, self.run.checkpoint.keep, protected)
+        retain(self.storage, self.run.checkpoint.keep, protected | pinned(self.storage))
 
     def _evaluation(self) -> EvaluateWatch | None:
         from tunefleet.trainers.evaluation.actors import Order

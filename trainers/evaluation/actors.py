@@ -62,6 +62,15 @@ class Evaluator:
         if index == 0:
             _try(examiner.base_samples)  # what goes wrong here goes wrong again with the first weights, and is said then
 
+    def base(self, order: Order, index: int, count: int) -> RowScores:
+        """Score share ``index`` of ``count`` with the base model."""
+        self.prepare(order, index, count)
+        return self._take_up(order).base_share(index, count)
+
+    def keep_base(self, order: Order, *parts: RowScores) -> None:
+        """Keep the base model's scores in the run's output."""
+        self._take_up(order).keep_base(parts)
+
     def score(self, order: Order, ticket: Ticket, index: int, count: int) -> ActorShare:
         """Score share ``index`` of ``count`` with the weights of a ticket. The base is scored before any weights are loaded, and once."""
         examiner = self._take_up(order)
@@ -98,6 +107,22 @@ def create_evaluators(evaluation: Evaluation) -> Actors:
     """
     held = evaluation.resources
     return create_actors(Evaluator, evaluation.actors, held.cpu, stem="tunefleet-evaluator", cpu=held.cpu, gpu=held.gpu)
+
+
+def keep_base_scores(order: Order, evaluation: Evaluation) -> None:
+    """Have the base model scored, and the scores kept in the output that the order names, by actors that live no longer. Waits for it.
+
+    Raises what the scoring raised.
+    """
+    import ray
+
+    actors = create_evaluators(evaluation)
+    try:
+        count = len(actors.handles)
+        parts = [actor.base.remote(order, index, count) for index, actor in enumerate(actors.handles)]
+        ray.get(actors.handles[0].keep_base.remote(order, *parts))
+    finally:
+        actors.close()
 
 
 def _try(work: Callable[[], T]) -> tuple[str, T | None]:

@@ -54,10 +54,14 @@ def drop_after(storage: Storage, step: int) -> list[int]:
 
 
 def base_key(run: RunFile, fingerprint: str) -> str:
-    """What the base model's scores and answers depend on: the model, how it is computed and asked, what an example is, and the held-out rows."""
+    """What the base model's scores and answers depend on: the model, how it is computed and asked, what an example is, and the held-out rows.
+
+    The seed is part of it where it makes the model.
+    """
     model = run.model.model_dump(mode="json", exclude={"attn_implementation"})
     asked = [run.evaluation.answers.model_dump(), run.data.chat_template]
-    parts = [model, run.training.precision, run.training.seed, run.objective.model_dump(mode="json"), asked, fingerprint]
+    seed = run.training.seed if run.model.init == "random" else None
+    parts = [model, run.training.precision, seed, run.objective.model_dump(mode="json"), asked, fingerprint]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from tunefleet.cluster.errors import CheckpointError
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.evaluation.answers import make_answers
 from tunefleet.trainers.evaluation.closer import Closer
+from tunefleet.trainers.evaluation.compare import totals
 from tunefleet.trainers.evaluation.files import read_base, write_base
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
 from tunefleet.trainers.evaluation.metric import make_metrics, needs
@@ -86,6 +87,11 @@ class Examiner:
             write_base(self.storage, self.key, whole_base, found["base"])
             self._kept = True
         return found
+
+    def keep_base(self, base: Sequence[RowScores]) -> None:
+        """Keep the base model's scores, before any weights have been scored."""
+        whole = merge(base)
+        write_base(self.storage, self.key, whole, totals(whole, self.metrics))
 
     def _score_base(self, index: int, count: int) -> RowScores:
         if self._trained:

@@ -1,0 +1,100 @@
+"""One run goes on from another's checkpoint, weights and optimizer, with its own settings: what population based training does to a trial.
+
+What travels is a pointer: the output, the manifest and its digest. The files are copied from storage to storage when the run that takes over starts, so that
+its output stands on its own: the earlier run may go on, remove old checkpoints, or be removed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tunefleet.cluster.errors import CheckpointError
+from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.trainers.evaluation.files import drop_after as drop_evaluations
+from tunefleet.trainers.ledger import Events
+from tunefleet.trainers.manifest import MANIFEST, Manifest, drop_after, folder_of, newest, read_manifest, verify
+
+PINNED = "pinned.json"  # the checkpoint that a pointer names: it stays until the next one is pointed at
+ADOPTED = "adopted.json"  # the pointer that this output last went on from
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A checkpoint of a run. ``mark`` tells apart two pointers at one checkpoint."""
+
+    output: str
+    manifest: str
+    digest: str
+    step: int
+    mark: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def point(storage: Storage, mark: str) -> Pointer | None:
+    """Point at the newest whole checkpoint of an output, and have it stay; None where there is none."""
+    for _ in range(3):  # a checkpoint that is removed in this very moment has a younger one
+        found = newest(storage)
+        if found is None:
+            return None
+        storage.put(PINNED, json.dumps({"manifest": found.name}).encode())
+        if storage.exists(found.name):
+            return Pointer(storage.address, found.name, found.digest, found.step, mark)
+    return None
+
+
+def pinned(storage: Storage) -> set[str]:
+    """The manifest that a pointer names, which must not be removed."""
+    return {json.loads(storage.read(PINNED))["manifest"]} if storage.exists(PINNED) else set()
+
+
+def adopt(storage: Storage, pointer: Pointer, fence: int) -> bool:
+    """Make the checkpoint that a pointer names the only one of an output; False where that was done before.
+
+    ``fence``: that of the lease which is held on the output. Where the checkpoint itself is gone, the other run's newest is taken, and the event says so.
+    Raises CheckpointError when the other run has none that is whole.
+    """
+    if storage.exists(ADOPTED) and json.loads(storage.read(ADOPTED))["mark"] == pointer.mark:
+        return False
+    there = open_storage(pointer.output)
+    manifest = _found(there, pointer)
+    copied = _copy(there, manifest, storage, fence)
+    for folder in {name.rpartition("/")[0] for name in storage.list("checkpoints/") if name.endswith(f"/{MANIFEST}")} - {copied.folder}:
+        storage.delete(f"{folder}/{MANIFEST}")
+        storage.delete_tree(folder)
+    drop_after(storage, copied.step)
+    drop_evaluations(storage, copied.step - 1)  # what this run scored at that step were other weights
+    storage.put(ADOPTED, json.dumps(pointer.to_json()).encode())
+    exact = manifest.digest == pointer.digest
+    Events(storage).add("adopted", source=pointer.output, step=manifest.step, checkpoint=manifest.name, digest=manifest.digest, exact=exact)
+    return True
+
+
+def _found(there: Storage, pointer: Pointer) -> Manifest:
+    try:
+        manifest = read_manifest(there, pointer.manifest)
+        if manifest.digest == pointer.digest:
+            verify(there, manifest)
+            return manifest
+    except CheckpointError:
+        pass  # the run has gone on, and let go of it
+    manifest_now = newest(there)
+    if manifest_now is None:
+        raise CheckpointError(f"{pointer.output} holds no whole checkpoint to go on from", got=pointer.manifest, want="a complete one", fix="train it first")
+    return manifest_now
+
+
+def _copy(there: Storage, manifest: Manifest, storage: Storage, fence: int) -> Manifest:
+    """The files first, the manifest last, under the fence of the run that takes over: that is what makes it the newest here."""
+    folder = folder_of(manifest.step)
+    storage.delete(f"{folder}/{MANIFEST}")
+    storage.delete_tree(folder)
+    for file in manifest.files:
+        storage.put_file(file.name, there.local(file.name, sha256=file.sha256, size=file.bytes))
+    content = json.loads(there.read(manifest.name))
+    storage.put(manifest.name, (json.dumps({**content, "fence": fence}, indent=1) + "\n").encode())
+    return replace(read_manifest(storage, manifest.name), files=manifest.files)

@@ -1,0 +1,201 @@
+"""The book of a study: which trials were begun, how each stands, what was spent; every change is a line of trials.jsonl. It knows no Ray."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from tunefleet.cluster.metrics import Lines
+from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.trainers.handover import Pointer
+from tunefleet.tuning.goal import STEP, Mode, value_of
+from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines
+from tunefleet.tuning.study import SEED, Budget
+from tunefleet.tuning.trial import END_S, TRIAL, output_of
+
+FINISHED_SEARCH = "FINISHED"
+SETTLE_S = 0.5
+
+
+class Suggests(Protocol):
+    """A searcher, as far as the book knows it."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """Parameters, FINISHED, or None where it has none now."""
+        ...
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """How a trial ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A trial to begin, or to go on with."""
+
+    id: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a study goes on at once, and when it ends. ``spent_s``: wall time of its earlier starts. ``seed``: that of the run file."""
+
+    live: int
+    budget: Budget
+    seed: int = 0
+    spent_s: float = 0.0
+
+
+class Keeper:
+    """Called from one thread. ``why`` says why the stopper stopped a trial; ``changed`` is told every line, ``gone`` that a trial's workers have ended."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        searcher: Suggests,
+        limits: Limits,
+        earlier: Sequence[TrialLine] = (),
+        *,
+        why: Callable[[str], str | None] = lambda trial: None,
+        changed: Callable[[TrialLine], None] = lambda line: None,
+        gone: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.storage, self.searcher, self.limits = storage, searcher, limits
+        self._why, self._changed, self._gone, self._clock = why, changed, gone, clock
+        self._lines = Lines(storage, TRIALS)
+        self.trials = last_lines(earlier)
+        self._again = [line for line in self.trials.values() if line.status == RUNNING]
+        self._live: set[str] = set()
+        self._stopping: dict[str, float] = {}
+        self._before: dict[str, Mapping[str, float]] = {}
+        self._dry = False
+        self._began, self._settled = clock(), -float("inf")
+
+    def next(self) -> Begun | None:
+        """The next trial, where there is room for one: first those that an earlier start left unfinished. None for none now."""
+        if self.spent() is not None or len(self._live) + len(self._stopping) >= self.limits.live:
+            return None
+        if self._again:
+            line = self._again.pop(0)
+            self._live.add(line.id)
+            return Begun(line.id, line.parameters)
+        name = trial_name(len(self.trials))
+        suggested: Any = FINISHED_SEARCH if self._dry else self.searcher.suggest(name)
+        if not isinstance(suggested, Mapping):
+            self._dry = self._dry or suggested == FINISHED_SEARCH
+            return None
+        seed = int(suggested.get(SEED, self.limits.seed))
+        self._write(TrialLine(name, len(self.trials), dict(suggested), RUNNING, seed, output=output_of(self.storage.address, name)))
+        self._live.add(name)
+        return Begun(name, dict(suggested))
+
+    def started(self, trial: str, parameters: Mapping[str, Any], pointer: Pointer | None) -> None:
+        """A trial's process runs, with these parameters; where they are others than before, PBT gave them, with the checkpoint of another trial."""
+        line = self.trials[trial]
+        self._before[trial] = line.compute
+        if dict(parameters) != dict(line.parameters):
+            parent = {"id": pointer.output.rpartition("/")[2], "step": pointer.step} if pointer else None
+            self._write(replace(line, parameters=dict(parameters), parent=parent))
+
+    def reported(self, trial: str, result: Mapping[str, Any]) -> None:
+        """An evaluation of a trial that goes on; what is told at its end is taken by ``ended``."""
+        if not result.get("ended"):
+            self._write(self._with(trial, result))
+
+    def ended(self, trial: str, result: Mapping[str, Any], *, died: bool = False) -> None:
+        """A trial is over, or was told to end: then its workers still save and go."""
+        if trial not in self._live:
+            return
+        self._live.discard(trial)
+        line, status = self._with(trial, result), result.get("ended")
+        if died:
+            line = replace(line, status=FAILED, why="the process of the trial died, time and again")
+        elif status is not None:
+            line = replace(line, status=status, why=result.get("why", ""))
+        else:
+            self._stopping[trial] = self._clock() + 2 * END_S
+            line = replace(line, status=STOPPED, why=self._why(trial) or self.spent() or "stopped")
+        self._write(line)
+        self.searcher.on_trial_complete(trial, {STEP: line.step, **line.metrics}, error=line.status == FAILED)
+        if trial not in self._stopping:
+            self._gone()
+
+    def settle(self) -> None:
+        """Look whether those that were told to end have ended, and note what they cost. Cheap, for it is called all the time."""
+        now = self._clock()
+        if not self._stopping or now - self._settled < SETTLE_S:
+            return
+        self._settled = now
+        for trial, deadline in list(self._stopping.items()):
+            output = open_storage(self.trials[trial].output)
+            there = output.exists(TRIAL)
+            if not there and now < deadline:
+                continue
+            del self._stopping[trial]
+            if there:
+                self._write(self._costed(self.trials[trial], json.loads(output.read(TRIAL))["cost"]))
+            self._gone()
+
+    def spent(self) -> str | None:
+        """Why no trial begins or goes on, or None."""
+        budget = self.limits.budget
+        if budget.max_steps is not None and (steps := self.steps()) >= budget.max_steps:
+            return f"budget.max_steps is spent: {steps:g} of {budget.max_steps} steps"
+        if budget.wall_time_s is not None and (seconds := self.seconds()) >= budget.wall_time_s:
+            return f"budget.wall_time_s is spent: {seconds:.0f} of {budget.wall_time_s:g} s"
+        return None
+
+    def over(self) -> bool:
+        """Whether nothing is left to do or to wait for."""
+        return not self._live and not self._stopping and (self.spent() is not None or (self._dry and not self._again))
+
+    def steps(self) -> float:
+        """Optimizer steps of all trials so far."""
+        return sum(line.compute.get("steps", 0) for line in self.trials.values())
+
+    def seconds(self) -> float:
+        """Wall time of the study so far."""
+        return self.limits.spent_s + self._clock() - self._began
+
+    def close(self) -> None:
+        """Store what is left."""
+        self._lines.close()
+
+    def _with(self, trial: str, result: Mapping[str, Any]) -> TrialLine:
+        line = self.trials[trial]
+        if result.get("metrics"):
+            line = replace(line, step=int(result[STEP]), metrics=dict(result["metrics"]))
+        return self._costed(line, result.get("cost", {}))
+
+    def _costed(self, line: TrialLine, cost: Mapping[str, float]) -> TrialLine:
+        before = self._before.get(line.id, {})
+        return replace(line, compute={key: before.get(key, 0) + value for key, value in cost.items()} or line.compute)
+
+    def _write(self, line: TrialLine) -> None:
+        line = replace(line, time=time.time())
+        self.trials[line.id] = line
+        self._lines.add(line.to_json())
+        self._changed(line)
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial, which is also that of its folder; names sort as numbers do."""
+    return f"{number:05d}"
+
+
+def best_of(trials: Mapping[str, TrialLine], metric: str, mode: Mode) -> TrialLine | None:
+    """The trial with the best last value: of those that were finished where there are any, for their values were reached by the whole run file."""
+    valued = [(value, line) for line in trials.values() if line.status != FAILED and (value := value_of(line.metrics, metric)) is not None]
+    whole = [pair for pair in valued if pair[1].status == FINISHED] or valued
+    pick = min if mode == "min" else max
+    return pick(whole, key=lambda pair: pair[0])[1] if whole else None
+
+
+def counted(trials: Mapping[str, TrialLine]) -> dict[str, int]:
+    """How many trials have which status."""
+    return {status: sum(line.status == status for line in trials.values()) for status in (RUNNING, *sorted(ENDED))}

@@ -1,0 +1,205 @@
+"""The one place that reaches into Ray Tune: trials as its actors, fed and recorded by us. Imported only where a study runs, since it imports Ray.
+
+Tune's own snapshot, loggers and tables are not used: what counts stands in the outputs of the trials and in trials.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback, Stopper, Trainable
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm
+
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.handover import Pointer, point
+from tunefleet.tuning.keeper import Keeper
+from tunefleet.tuning.space import Point
+from tunefleet.tuning.trial import END_S, Attempt, Plan, output_of
+
+POINTER = "pointer.json"
+RECOVERIES = 2
+"""How often a trial is started again whose own process died; failures of its workers are the run's own business."""
+_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": str(round(END_S + 30)),
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
+    "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
+}
+
+
+class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
+    """A trial for Ray Tune. Its checkpoint is a pointer at one of ours."""
+
+    def setup(self, config: Point, plan: Plan) -> None:
+        """Nothing starts before the first step: a pointer may still come."""
+        self._plan, self._parameters = plan, dict(config)
+        self._begin_at: Pointer | None = None
+        self._attempt: Attempt | None = None
+        self._own = open_storage(output_of(plan.study.output, self.trial_id))
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next evaluation, or the end."""
+        if self._attempt is None:
+            self._attempt = Attempt(self._plan, self.trial_id, self._parameters, self._begin_at)
+            self._attempt.start()
+        return self._attempt.next()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> str:
+        """Write a pointer at the newest checkpoint of the run, which stays until the next pointer."""
+        found = point(self._own, uuid.uuid4().hex)
+        Path(checkpoint_dir, POINTER).write_text(json.dumps(found.to_json() if found else None), encoding="utf-8")
+        return checkpoint_dir
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Go on from another trial's checkpoint; from its own a trial goes on anyhow, and from a later one."""
+        pointer = read_pointer(Path(checkpoint_dir))
+        if pointer is not None and pointer.output != self._own.address:
+            self._begin_at = pointer
+
+    def cleanup(self) -> None:
+        """End in order within a time. After that Tune ends this process, and everything that it started ends with it."""
+        if self._attempt is not None:
+            self._attempt.end(END_S)
+
+
+def read_pointer(folder: Path) -> Pointer | None:
+    """What ``save_checkpoint`` wrote."""
+    value = json.loads((folder / POINTER).read_text(encoding="utf-8"))
+    return Pointer(**value) if value else None
+
+
+class Feed(SearchAlgorithm):  # type: ignore[misc]
+    """Gives Tune the trials that the keeper has it begin, under the study's own names."""
+
+    def __init__(self, keeper: Keeper, slot: float) -> None:
+        self.keeper, self.slot = keeper, slot
+        self._experiment: Any = None
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Called once by Tune."""
+        (self._experiment,) = experiments
+
+    def next_trial(self) -> Trial | None:
+        """The next trial to begin, when there is room for one. Whether the study is over changes here only: Tune asks between two looks at it."""
+        self.keeper.settle()
+        begun = self.keeper.next()
+        if begun is None:
+            self._finished = self.keeper.over()
+            return None
+        spec = self._experiment.spec
+        return Trial(
+            spec["run"],
+            config=dict(begun.parameters),
+            trial_id=begun.id,
+            experiment_tag=begun.id,
+            storage=spec["storage"],
+            placement_group_factory=tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": self.slot}]),
+            max_failures=RECOVERIES,
+        )
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial is over, or is being stopped."""
+        self.keeper.ended(trial_id, nested(result or {}), died=error)
+
+
+class Recorder(Callback):  # type: ignore[misc]
+    """Tells the keeper what Tune sees."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's actor runs: for the first time, again, or with what PBT has given it."""
+        pointer = read_pointer(Path(trial.checkpoint.path)) if trial.checkpoint else None
+        self.keeper.started(trial.trial_id, dict(trial.config), pointer)
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+        """An evaluation."""
+        self.keeper.reported(trial.trial_id, result)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """A few times a second."""
+        self.keeper.settle()
+
+
+class BudgetStopper(Stopper):  # type: ignore[misc]
+    """Ends every trial that reports after the budget is spent."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether the trial is to end."""
+        return not result.get("done") and self.keeper.spent() is not None
+
+    def stop_all(self) -> bool:
+        """Never: each ends in order."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune takes a snapshot of what stops it; ours is read from trials.jsonl."""
+        return {}
+
+
+def nested(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as the trial gave it: Tune flattens {metrics: {loss: 1}} to {metrics/loss: 1}."""
+    found: dict[str, Any] = {}
+    for key, value in result.items():
+        head, _, rest = key.partition("/")
+        if rest and head in ("metrics", "cost"):
+            found.setdefault(head, {})[rest] = value
+        else:
+            found[key] = value
+    return found
+
+
+def run_trials(plan: Plan, keeper: Keeper, scheduler: TrialScheduler, *, concurrent: int) -> None:
+    """Run trials until the keeper has no more, and the last has ended."""
+    slot = int(9900 / concurrent) / 10000  # of the driver's node, where every trial's own process belongs; a slice of it is what a trial holds
+    with tempfile.TemporaryDirectory(prefix="tunefleet-tune-", ignore_cleanup_errors=True) as folder, _settings(concurrent), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tune.run(
+            tune.with_parameters(TrialActor, plan=plan),
+            name="study",
+            storage_path=folder,
+            search_alg=Feed(keeper, slot),
+            scheduler=scheduler,
+            stop=BudgetStopper(keeper),
+            callbacks=[Recorder(keeper)],
+            verbose=0,
+            raise_on_failed_trial=False,
+        )
+
+
+@contextmanager
+def _settings(concurrent: int) -> Iterator[None]:
+    """Tune takes these from the environment of the driver only."""
+    wanted = {**_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

@@ -1,0 +1,175 @@
+"""One trial of a study: an ordinary run in an output of its own, done in a thread, whose evaluations are handed on as they come.
+
+It knows no Ray Tune: ``tuning/raytune.py`` has an actor call it.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tunefleet.cluster.errors import Refusal, Stopped, TunefleetError
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.handover import Pointer
+from tunefleet.trainers.launch import result_of, train
+from tunefleet.trainers.manifest import brief, newest_step
+from tunefleet.trainers.nested import Nested
+from tunefleet.trainers.run import RunFile
+from tunefleet.trainers.stopping import ask_to_stop
+from tunefleet.tuning.goal import STEP, value_of
+from tunefleet.tuning.lines import FAILED, FINISHED, STOPPED
+from tunefleet.tuning.space import Point
+from tunefleet.tuning.study import StudyFile, read_study
+
+FOLDER = "trials"
+TRIAL = "trial.json"  # in a trial's output, when a start of it has ended: what it cost, and how it ended
+END_S = 60.0
+"""How long a trial that is to end may take to save and to let its workers go, before it is ended by force."""
+LOOK_S = 1.0
+STOPPING_WALL_TIME = "budget.wall_time_s is spent"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all trials of a study share. ``study``: its file with the run in place and every path absolute. ``base``: where the base's scores lie.
+
+    ``deadline``: seconds since 1970, when every trial ends. ``local``: the cluster ends with the driver of the study.
+    """
+
+    study: StudyFile
+    placement: Literal["actors", "inline"]
+    local: bool
+    base: str
+    deadline: float | None = None
+
+
+def output_of(study: str, trial: str) -> str:
+    """Where a trial's run lies."""
+    return f"{study.rstrip('/')}/{FOLDER}/{trial}"
+
+
+def run_of(plan: Plan, trial: str, parameters: Point) -> RunFile:
+    """The run file of a trial. It exports nothing: `tunefleet export` of its output does, once it is known which is the best. Raises what is wrong with it."""
+    study = read_study(plan.study).study
+    assert study is not None, "a study that is under way was read before"
+    read = study.trial(parameters, output_of(plan.study.output, trial))
+    Refusal.raise_if(read.problems)
+    assert read.value is not None
+    run = read.value
+    placed = run.evaluation.model_copy(update={"placement": plan.placement})
+    export = run.export.model_copy(update={"at_end": False})
+    return run.model_copy(update={"name": f"{plan.study.name}-{trial}", "evaluation": placed, "export": export})
+
+
+@dataclass
+class Course:
+    """What is known of a trial under way, from the lines that its run writes. ``steps``: done since this start of it, those done anew among them."""
+
+    last_step: int | None = None
+    step: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    steps: int = 0
+    workers: int = 0
+    since: float | None = None
+    _at: int = 0
+
+    def line(self, name: str, record: Mapping[str, Any]) -> bool:
+        """Take in a line; True where it is a new evaluation."""
+        if name == "metrics.jsonl":
+            self.steps += max(0, record["step"] - self._at)
+            self._at = record["step"]
+        event = record.get("event")
+        if event == "group_started":
+            self.workers, self.since = len(record["workers"]), self.since or time.monotonic()
+        elif event == "training_started":
+            self._at, self.last_step = record["step"], record["steps"]
+        elif event == "evaluation_finished":
+            self.step, self.metrics = record["step"], record["tuned"]
+            return True
+        return False
+
+    def cost(self) -> dict[str, float]:
+        """Optimizer steps, and seconds times workers, of this start."""
+        return {"steps": self.steps, "worker_seconds": round(self.workers * (time.monotonic() - self.since), 3) if self.since is not None else 0.0}
+
+
+class Attempt:
+    """One start of a trial. ``next`` waits for what there is to report: {step, metrics, cost}, and at the end {done, ended, why} with them."""
+
+    def __init__(self, plan: Plan, trial: str, parameters: Point, begin_at: Pointer | None = None) -> None:
+        self.plan, self.trial, self.parameters, self.begin_at = plan, trial, parameters, begin_at
+        self.output = output_of(plan.study.output, trial)
+        self.course = Course()
+        self._reports: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._why = ""
+        self._thread = threading.Thread(target=self._work, name=f"trial {trial}", daemon=True)
+
+    def start(self) -> None:
+        """Begin, or go on where an earlier start left it."""
+        open_storage(self.output).delete(TRIAL)
+        self._thread.start()
+
+    def next(self) -> dict[str, Any]:
+        """The next report; waits for it. A trial that is past the study's deadline is asked to end."""
+        while True:
+            try:
+                return self._reports.get(timeout=LOOK_S)
+            except queue.Empty:
+                if self.plan.deadline is not None and time.time() > self.plan.deadline and not self._why:
+                    self.ask(STOPPING_WALL_TIME)
+
+    def ask(self, why: str) -> None:
+        """Have it save and end, soon."""
+        self._why = self._why or why
+        ask_to_stop(open_storage(self.output), why)
+
+    def end(self, within_s: float) -> bool:
+        """Have it save and end; whether it did in time."""
+        deadline = time.monotonic() + within_s
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self.ask("the study stops it")  # again: it may have claimed its output, and forgotten what stood there, only now
+            self._thread.join(LOOK_S)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        try:
+            run = run_of(self.plan, self.trial, self.parameters)
+            train(run, resume="auto", nested=Nested(self._follow, self.plan.local, self.plan.base, self.begin_at))
+        except Stopped as error:
+            self._done(STOPPED, self._why or error.what)
+        except TunefleetError as error:
+            self._done(FAILED, str(error))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this trial's end, and not the study's
+            self._done(FAILED, brief(error))
+        else:
+            self._finished()
+
+    def _follow(self, name: str, record: Mapping[str, Any]) -> None:
+        if self.course.line(name, record) and self.course.step != self.course.last_step:  # the last one is told when the run is done
+            self._report({})
+
+    def _finished(self) -> None:
+        found = result_of(self.output).evaluation
+        if found:
+            self.course.step, self.course.metrics = found[STEP], found["tuned"]
+        self._done(FINISHED, "")
+
+    def _done(self, ended: str, why: str) -> None:
+        storage = open_storage(self.output)
+        said = {"ended": ended, "why": why, "saved": newest_step(storage)}
+        try:
+            storage.put(TRIAL, json.dumps({**said, "cost": self.course.cost()}).encode())
+        finally:  # a storage in trouble must not leave the study waiting
+            self._report({"done": True, **said})
+
+    def _report(self, more: Mapping[str, Any]) -> None:
+        goal = self.plan.study
+        value = value_of(self.course.metrics, goal.metric)
+        worst = float("inf") if goal.mode == "min" else -float("inf")
+        known = {"metrics": dict(self.course.metrics), goal.metric: worst if value is None else value}
+        self._reports.put({STEP: self.course.step, **known, "cost": self.course.cost(), **more})
