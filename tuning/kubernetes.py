@@ -25,7 +25,8 @@ BASE = Path(__file__).parent.parent / "cluster" / "manifests"
 """k8s/base, as the package carries it: plain manifests, which are read without kubectl."""
 
 OPTIONS = (
-    Option("--kubernetes", "make a RayJob of it, with a cluster of its own as an overlay of k8s/ has it: a folder, or a file of manifests", "OVERLAY", "base"),
+    Option("--kubernetes", "make a RayJob of it, whose cluster is its own, and hand it to kubectl"),
+    Option("--overlay", "with --kubernetes: the cluster to follow, a folder of k8s/ or a file of manifests; without it k8s/base", "PLACE", default="base"),
     Option("--namespace", "with --kubernetes: the namespace, instead of the overlay's", metavar="NAME", default=""),
     Option("--image", "with --kubernetes: the image of every pod, instead of the overlay's", metavar="IMAGE", default=""),
     Option("--retries", "with --kubernetes: new clusters after a failure; each goes on from the newest checkpoint", "N", type=whole_number(0), default=3),
@@ -41,7 +42,7 @@ def submit(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
         raise SettingsError("--overwrite: not with --kubernetes", got="--overwrite", want="a job that may be tried again, and then goes on", fix=fix)
     from tunefleet.tuning.submission import parcel_of
 
-    followed = overlay(options.kubernetes)
+    followed = overlay(options.overlay)
     parcel = parcel_of(
         options.subject,
         settings,
@@ -53,7 +54,7 @@ def submit(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     job = job_of(parcel, secrets.token_hex(3), namespace=options.namespace, image=options.image, retries=options.retries)
     manifests = job_manifests(followed, job)
     if options.dry_run:
-        print_text(yaml.safe_dump_all(manifests, sort_keys=False, allow_unicode=True).rstrip())
+        print_text(yaml.safe_dump_all(manifests, sort_keys=False, allow_unicode=True, width=1000).rstrip())
         return 0
     apply(manifests)
     namespace = manifests[0]["metadata"].get("namespace", "default")
@@ -93,7 +94,7 @@ def overlay(place: str) -> list[Manifest]:
         return _documents(path.read_text(encoding="utf-8"), place)
     if not (path / "kustomization.yaml").is_file():
         want = "a folder with a kustomization.yaml, or a file of manifests"
-        raise SettingsError("--kubernetes: no overlay there", got=place, want=want, fix="check the path")
+        raise SettingsError("--overlay: none is there", got=place, want=want, fix="check the path")
     return _documents(_kubectl("kustomize", str(path)), place)
 
 
@@ -131,7 +132,7 @@ def _documents(text: str, place: str) -> list[Manifest]:
         found = [document for document in yaml.safe_load_all(text) if document]
     except yaml.YAMLError as error:
         first = str(error).partition("\n")[0]
-        raise SettingsError("--kubernetes: this is not YAML", got=f"{place}: {first}", want="manifests", fix="mend the file") from error
+        raise SettingsError("--overlay: this is not YAML", got=f"{place}: {first}", want="manifests", fix="mend the file") from error
     if not all(isinstance(document, dict) and {"kind", "metadata"} <= document.keys() for document in found):
-        raise SettingsError("--kubernetes: these are no manifests", got=place, want="documents with kind and metadata", fix="name an overlay of k8s/")
+        raise SettingsError("--overlay: these are no manifests", got=place, want="documents with kind and metadata", fix="name an overlay of k8s/")
     return found

@@ -281,7 +281,7 @@ def test_the_example_is_what_its_run_becomes():
 
 def options(subject, place="base", *, dry_run=False, overwrite=False):
     given = {"namespace": "", "image": "", "retries": 1, "dry_run": dry_run, "overwrite": overwrite, "shared": None, "module": None}
-    return argparse.Namespace(subject=subject, kubernetes=place, json=False, trust_code=False, **given)
+    return argparse.Namespace(subject=subject, kubernetes=True, overlay=place, json=False, trust_code=False, **given)
 
 
 def test_paths_of_this_machine_are_refused(tmp_path):
@@ -317,9 +317,9 @@ def test_an_overlay_may_be_a_file_of_manifests(tmp_path):
 def test_what_is_no_overlay_is_refused(text, tmp_path):
     path = tmp_path / "overlay.yaml"
     path.write_text(text)
-    with pytest.raises(SettingsError, match="--kubernetes"):
+    with pytest.raises(SettingsError, match="--overlay"):
         overlay(str(path))
-    with pytest.raises(SettingsError, match="no overlay there"):
+    with pytest.raises(SettingsError, match="none is there"):
         overlay(str(tmp_path))
 
 
