@@ -1,6 +1,11 @@
 """Every stopper: a cut study judges as the whole one, a step is judged once, and what is stopped says why."""
 
+import json
 import math
+import random
+from functools import partial
+from pathlib import Path
+from statistics import median
 
 import pytest
 from studies import STEPS, make_study, play
@@ -8,8 +13,11 @@ from studies import STEPS, make_study, play
 from tunefleet.cluster.plugins import kinds
 from tunefleet.tuning.lines import FINISHED, STOPPED, last_lines
 from tunefleet.tuning.making import make_scheduler, make_searcher
+from tunefleet.tuning.proposers import Listed
+from tunefleet.tuning.searching import StudySearcher
 from tunefleet.tuning.stopping import replay_scheduler
 from tunefleet.tuning.study import STOPPERS
+from tunefleet.tuning.studycheck import make_goal
 
 SETTINGS = {"asha": {"grace_steps": 20, "reduction_factor": 3}, "median": {"grace_steps": 20}, "plateau": {"grace_steps": 20}, "none": {}}
 
@@ -89,3 +97,31 @@ def test_the_median_rule_wants_others_before_it_judges(tmp_path):
     assert scheduler.judge("b", 20, 1.0) is None
     assert "median" in scheduler.judge("c", 20, 9.5)
     assert scheduler.judge("d", 20, 4.0) is None
+
+
+RECORDS = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("*-study-record.json"))
+
+
+@pytest.mark.skipif(not RECORDS, reason="no recorded grid: benchmarks/study_record.py writes one")
+def test_asha_finds_the_best_of_a_recorded_grid_for_two_fifths_of_its_steps(tmp_path):
+    record = json.loads(RECORDS[-1].read_text())
+    losses = {json.dumps(one["parameters"], sort_keys=True): one["losses"] for one in record["trials"]}
+    points = [one["parameters"] for one in record["trials"]]
+    last, every = record["steps"], record["evaluated_every"]
+    stopper = {"kind": "asha", "grace_steps": 20, "reduction_factor": 4}
+    study = make_study(tmp_path, space={"peft.r": {"choice": [1, 2]}}, run={"peft": {"kind": "lora"}}, stopper=stopper)
+    over, share = [], []
+    for order in range(5):
+        sequence = random.Random(order).sample(points, len(points))
+        searcher = StudySearcher(Listed(sequence.__getitem__, len(sequence)), make_goal(study))
+        known = partial(lookup, losses)
+        trials = last_lines(play(searcher, make_scheduler(study), value=known, arrival=order, last=last, every=every)).values()
+        best = min(line.metrics["loss"] for line in trials if line.status == FINISHED)
+        over.append(best / min(curve[str(last)] for curve in losses.values()) - 1)
+        share.append(sum(line.step for line in trials) / (last * len(points)))
+    assert median(over) <= 0.01
+    assert median(share) <= 0.4
+
+
+def lookup(losses, point, step):
+    return losses[json.dumps(dict(point), sort_keys=True)][str(step)]

@@ -1,6 +1,7 @@
 """A wrong study is refused before a trial starts, with everything that is wrong at once, by file, line and key."""
 
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -11,6 +12,8 @@ from tunefleet.tuning import cli
 from tunefleet.tuning.making import trials_in_all
 from tunefleet.tuning.study import StudyFile, read_study
 from tunefleet.tuning.studycheck import concurrency, load_study, need, points_to_check
+
+ROOT = Path(__file__).parents[3]
 
 
 def problems(path) -> dict[str, RequestError]:
@@ -125,6 +128,12 @@ def test_as_many_trials_at_a_time_as_were_asked_for_or_a_refusal(tmp_path):
     with pytest.raises(PreflightError, match="more than there is room for") as refused:
         concurrency(study, {"CPU": 2.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 4.0}, local=True)
     assert refused.value.fix == "set budget.concurrent_trials to 2"
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_that_ship_have_no_problem(example, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert load_study(example).file.version == 1
 
 
 def test_the_schema_of_the_study_file_accepts_what_the_reader_accepts(tmp_path, capsys):
