@@ -12,9 +12,10 @@ from rich.table import Table
 
 from tunefleet.cluster.progress import duration
 from tunefleet.tuning.goal import Mode, value_of
-from tunefleet.tuning.keeper import best_of, counted
+from tunefleet.tuning.keeper import counted
 from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, TrialLine
 from tunefleet.tuning.space import said, shown
+from tunefleet.tuning.standings import best_of
 
 
 class StudyConsole:

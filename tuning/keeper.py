@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.handover import Pointer
-from tunefleet.tuning.goal import STEP, Mode, value_of
-from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines
+from tunefleet.tuning.goal import STEP
+from tunefleet.tuning.lines import ENDED, FAILED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines
 from tunefleet.tuning.study import SEED, Budget
 from tunefleet.tuning.trial import END_S, TRIAL, output_of
 
@@ -186,14 +186,6 @@ class Keeper:
 def trial_name(number: int) -> str:
     """The name of a trial, which is also that of its folder; names sort as numbers do."""
     return f"{number:05d}"
-
-
-def best_of(trials: Mapping[str, TrialLine], metric: str, mode: Mode) -> TrialLine | None:
-    """The trial with the best last value: of those that were finished where there are any, for their values were reached by the whole run file."""
-    valued = [(value, line) for line in trials.values() if line.status != FAILED and (value := value_of(line.metrics, metric)) is not None]
-    whole = [pair for pair in valued if pair[1].status == FINISHED] or valued
-    pick = min if mode == "min" else max
-    return pick(whole, key=lambda pair: pair[0])[1] if whole else None
 
 
 def counted(trials: Mapping[str, TrialLine]) -> dict[str, int]:

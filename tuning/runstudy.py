@@ -25,16 +25,17 @@ from tunefleet.trainers.ledger import Events, ledger, read_events
 from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.console import StudyConsole
-from tunefleet.tuning.keeper import Keeper, Limits, best_of
+from tunefleet.tuning.keeper import Keeper, Limits
 from tunefleet.tuning.lines import TRIALS, TrialLine, last_lines, read_trials
-from tunefleet.tuning.study import Study, StudyFile
+from tunefleet.tuning.standings import best_of
+from tunefleet.tuning.study import STUDY, Study, StudyFile
 from tunefleet.tuning.studycheck import concurrency, load_study, make_goal, need, points_to_check
+from tunefleet.tuning.studyreport.write import report_of_study
 from tunefleet.tuning.trial import FOLDER, Plan
 
 if TYPE_CHECKING:
     from tunefleet.cluster.session import Session
 
-STUDY = "study.yaml"
 BEST = "best.yaml"
 BASE = "base"  # what all trials share: a tokenizer trained on the rows, the scores of the base model
 LEASE = "lease"
@@ -86,7 +87,7 @@ def tune_study(
         book = stack.enter_context(told(storage))
         trials = _run(study, storage, earlier, spent_s, address, console, book)
         write_best(study, storage, trials)
-        write_report(storage, console)
+        report_of_study(storage, console.say)
         console.outcome(trials, storage.address, spent_before(storage))
     return result_of(study, storage, trials)
 
@@ -285,10 +286,9 @@ def book_of(study: Study, storage: Storage, earlier: list[TrialLine], limits: Li
     from tunefleet.tuning.searching import replay_searcher
     from tunefleet.tuning.stopping import StudyScheduler, replay_scheduler
 
-    scheduler = make_scheduler(study)
+    scheduler = replay_scheduler(make_scheduler(study), earlier)
     total = trials_in_all(study)
     if isinstance(scheduler, StudyScheduler):
-        replay_scheduler(scheduler, earlier)
         reasons = scheduler.reasons
     else:  # a population: all of it is begun, and Tune shares out the room
         limits, reasons = Limits(total, limits.budget, limits.seed, limits.spent_s), {}
@@ -314,7 +314,7 @@ class LiveFiles:
             self._best = best.id
             write_best(self.study, self.storage, trials)
         if time.monotonic() - self._written_s > LIVE_REPORT_S:
-            write_report(self.storage, None)
+            report_of_study(self.storage)
             self._written_s = time.monotonic()
 
 
@@ -329,7 +329,3 @@ def write_best(study: Study, storage: Storage, trials: Mapping[str, TrialLine]) 
         said += "# its parameters were changed while it ran (trials.jsonl has them all); these are the last ones\n"
     said += f"# what it trained: tunefleet export {best.output}\n"
     storage.put(BEST, (said + yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)).encode())
-
-
-def write_report(storage: Storage, console: StudyConsole | None) -> None:
-    """Write the study's report.html; it is no reason to fail a study."""

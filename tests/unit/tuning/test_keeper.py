@@ -6,8 +6,8 @@ import pytest
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.handover import Pointer
-from tunefleet.tuning.keeper import Keeper, Limits, best_of
-from tunefleet.tuning.lines import TrialLine, last_lines, read_trials
+from tunefleet.tuning.keeper import Keeper, Limits
+from tunefleet.tuning.lines import last_lines, read_trials
 from tunefleet.tuning.study import Budget
 from tunefleet.tuning.trial import END_S, TRIAL
 
@@ -153,16 +153,3 @@ def test_parameters_that_pbt_changes_are_a_line_with_the_checkpoint_that_they_ca
     assert (last.id, last.parameters, last.parent) == ("00001", {KEY: 0.08}, {"id": "00000", "step": 40})
     keeper.started("00001", {KEY: 0.08}, None)
     assert lines(keeper)[-1] == last
-
-
-def test_the_best_trial_is_the_best_of_those_that_were_finished_where_there_are_any():
-    def line(name, status, loss):
-        return TrialLine(name, int(name), {}, status, metrics={"loss": loss})
-
-    trials = {
-        name: line(name, status, loss) for name, status, loss in [("0", "stopped", 1.0), ("1", "finished", 2.0), ("2", "finished", 3.0), ("3", "failed", 0.0)]
-    }
-    assert best_of(trials, "loss", "min").id == "1"
-    assert best_of(trials, "loss", "max").id == "2"
-    assert best_of({"0": trials["0"], "3": trials["3"]}, "loss", "min").id == "0"
-    assert best_of({"4": line("4", "finished", None)}, "loss", "min") is None
