@@ -40,9 +40,14 @@ def by_source(sources: Sequence[str], rows: Ids) -> list[Slice]:
 
 
 def by_length(lengths: np.ndarray[Any, Any], rows: Ids) -> list[Slice]:
-    """Quarters of these rows by their tokens, prompt and answer together; fewer where many rows are equally long, none where all are."""
+    """Quarters of these rows by their tokens, prompt and answer together; fewer where many rows are equally long, none where all are.
+
+    Where more than three quarters are as long as the longest (raw text that was cut), the others are one slice.
+    """
     own = lengths[rows]
     edges = np.unique(np.quantile(own, [0.25, 0.5, 0.75, 1.0], method="lower")) if len(rows) else np.zeros(0)
+    if len(edges) == 1 and (own < edges[0]).any():
+        edges = np.array([own[own < edges[0]].max(), edges[0]])
     place = np.searchsorted(edges, own)
     groups = {}
     for i, edge in enumerate(edges.tolist()):

@@ -54,6 +54,7 @@ def test_every_row_is_in_one_slice_of_each_kind():
 def test_what_does_not_divide_the_rows_is_no_slice():
     rows = np.arange(50)
     assert by_length(np.full(50, 128), rows) == []
+    assert [len(one.ids) for one in by_length(np.array([128] * 90 + [60] * 12), np.arange(102))] == [12, 90]
     assert by_source(["only"] * 50, rows) == []
     assert by_label(["same"] * 50, rows) == []
     assert by_label([None] * 50, rows) == by_length(np.zeros(0), np.arange(0)) == []
