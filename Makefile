@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 S3_STAMP := .venv-s3/.installed
+JOBS_STAMP := .venv-jobs/.installed
 PYTEST_ARGS ?=
 
 .PHONY: help setup browser quickstart test check format clean
@@ -28,6 +29,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# The nodes of the cluster that tests submit jobs to: Ray's dashboard and job server, over the environment of the project.
+$(JOBS_STAMP): constraints.txt $(STAMP)
+	PYTHONPATH=tests $(BIN)/python tests/jobcluster.py
+	@touch $@
+
 # The S3 server of the tests, in an environment of its own.
 $(S3_STAMP): tests/s3/requirements.txt $(STAMP)
 	$(BIN)/python tests/s3server.py
@@ -46,7 +52,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check $(S3_STAMP)
+test: check $(S3_STAMP) $(JOBS_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
 format: $(STAMP)
