@@ -25,9 +25,12 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",  # a page of guesses on stdout; the group's own event says it
     "RAY_enable_output_error_log_if_still_retry": "0",  # a retried task is our event, not a line of the raylet on the console
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would warn about the devices of actors that hold none
+    "USE_HUB_KERNELS": "NO",  # transformers would fetch native code from a hub where the package kernels is installed
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # a group with a dead rank is left behind, not waited for
 }
-WORKER_ENVIRONMENT = {key: _ENVIRONMENT[key] for key in ("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "RAY_enable_output_error_log_if_still_retry")}
+WORKER_ENVIRONMENT = {
+    key: _ENVIRONMENT[key] for key in ("USE_HUB_KERNELS", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "RAY_enable_output_error_log_if_still_retry")
+}
 """What the workers of a running cluster need too."""
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With this Ray takes 127.0.0.1 as the node's address and listens nowhere else, as it always does on macOS. It is read when Ray is imported."""

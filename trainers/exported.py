@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import SettingsError, nearest
 from tunefleet.cluster.storages.folders import local_folder
+from tunefleet.trainers.kernels import refuse_kernels
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ def load_exported(source: str, *, dtype: torch.dtype | None = None, attention: s
 
     Raises SettingsError when there is none, or none in safetensors.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = Path(local_folder(source))
     adapter = folder / ADAPTER_CONFIG
@@ -36,6 +37,7 @@ def load_exported(source: str, *, dtype: torch.dtype | None = None, attention: s
         name, revision = local_folder(named["base_model_name_or_path"]), named.get("revision")
     kwargs = {"attn_implementation": attention} if attention else {}
     try:
+        refuse_kernels(AutoConfig.from_pretrained(name, revision=revision), name)
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or "auto", use_safetensors=True, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         raise SettingsError(

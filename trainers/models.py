@@ -18,6 +18,7 @@ from tunefleet.cluster.storage import hash_file
 from tunefleet.cluster.storages.folders import local_folder
 from tunefleet.trainers.adapters import attach
 from tunefleet.trainers.hostmemory import freed_at_once
+from tunefleet.trainers.kernels import refuse_kernels
 from tunefleet.trainers.origin import adapter_to_go_on, fill_adapter
 from tunefleet.trainers.run import Lora, Model, RunFile
 from tunefleet.trainers.zero import effective_stage, partitioned_loading
@@ -75,16 +76,17 @@ def model_config(model: Model) -> Any:
     source = model.config if model.init == "random" and model.config else model.name_or_path
     try:
         if isinstance(source, Mapping):
-            return AutoConfig.for_model(**source)
-        local = source is not model.name_or_path
-        return AutoConfig.from_pretrained(
-            local_folder(str(source), weights=False), revision=None if local else model.revision, trust_remote_code=model.trust_remote_code
-        )
+            config = AutoConfig.for_model(**source)
+        else:
+            revision = model.revision if source is model.name_or_path else None
+            config = AutoConfig.from_pretrained(local_folder(str(source), weights=False), revision=revision, trust_remote_code=model.trust_remote_code)
     except _UNREADABLE as error:
         key = "model.config" if source is not model.name_or_path else "model.name_or_path"
         raise SettingsError(
             f"{key}: no model config here", got=f"{source}: {_first_line(error)}", want="a model folder, a hub id, or a config with model_type", fix="check it"
         ) from error
+    refuse_kernels(config, str(source) if isinstance(source, str) else "model.config")
+    return config
 
 
 def skeleton(model: Model) -> Any:

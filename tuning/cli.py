@@ -79,8 +79,9 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _quieten() -> None:
-    """Keep libraries from talking in between: bars for weights that load in a moment, advice to their own developers."""
+    """Keep libraries from talking in between (bars for weights that load in a moment, advice to their own developers), and from fetching code."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("USE_HUB_KERNELS", "NO")  # native code is never fetched from a hub
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
