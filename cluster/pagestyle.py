@@ -67,7 +67,7 @@ main section > h2 + .about { margin-top: .2rem; }
 .grid > * { padding-bottom: 1.75rem; } .grid > figure { padding-bottom: 0; } .grid > figure > :last-child { padding-bottom: 1.75rem; }
 .grid.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
 .grid > * { min-width: 0; margin: 0; grid-row: span 2; } .grid > figure { display: grid; grid-template-rows: subgrid; row-gap: 0; }
-.scroll { overflow-x: auto; max-width: 100%; }
+.scroll { overflow-x: auto; max-width: 100%; } details > .scroll + .scroll { margin-top: 1.25rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9063rem; line-height: 1.4; }
 caption { text-align: left; padding-bottom: .5rem; font-weight: 620; font-size: .9375rem; }
 th, td { padding: .48rem .9rem .48rem 0; text-align: left; vertical-align: baseline; border-bottom: 1px solid var(--hair); overflow-wrap: break-word; }

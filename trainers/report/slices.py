@@ -11,7 +11,7 @@ from tunefleet.cluster.markup import Content, Markup
 from tunefleet.cluster.page import Cell, Section, Tone, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import chief_metric, digits_of, result
-from tunefleet.trainers.report.wording import metric_name, metric_unit, with_interval
+from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, with_interval
 
 TONES: Mapping[str, Tone] = {"better": "good", "worse": "bad", "unclear": "plain"}
 SAID = {"better": "better", "worse": "worse", "unclear": "not sure"}
@@ -56,7 +56,7 @@ def _table(name: str, kind: str, own: list[Mapping[str, Any]]) -> Markup:
     for one in own:
         difference, outcome = one["difference"][name], one["outcome"][name]
         digits = digits_of(difference)
-        values = (with_interval({"value": one[model][name]["value"], "low": None, "high": None}, digits) for model in ("base", "tuned"))
+        values = (exact(finite(one[model][name]["value"]), digits) for model in ("base", "tuned"))
         changed = Cell(with_interval(difference, digits, signed=True), TONES[outcome])
         won = " / ".join(quantity(one[f"rows_{how}"][name]) for how in ("won", "lost", "tied"))
         rows.append([one["name"], quantity(one["rows"]), *values, changed, Cell(SAID[outcome], TONES[outcome]), won])
