@@ -207,3 +207,10 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "gate.yaml").write_text("gain: [{least: 1}]\nregression: [{metric: loss, most: much}]\nwhat: 1\n")
     assert len(read_gate(tmp_path / "gate.yaml").problems) == 3
     assert "the file is missing" in str(read_gate(tmp_path / "none.yaml").problems[0])
+
+
+def test_the_example_is_a_gate() -> None:
+    checked = read_gate(Path(__file__).parents[3] / "examples" / "gate.yaml")
+    assert checked.problems == []
+    assert checked.value is not None
+    assert {name.partition(".")[0] for name, _ in checked.value.checks()} == {"gain", "regression", "overfitting"}
