@@ -49,6 +49,8 @@ def check_study(read: Read, *, local: bool = True) -> list[RequestError]:
     for name, kind in (("searcher", study.searcher), ("stopper", study.stopper)):
         if read.checked.sure(name, "space"):
             problems += kind().problems(goal)
+    if read.checked.sure("budget"):
+        problems += budget_problems(study, goal)
     if read.checked.sure("searcher", "stopper", "space"):
         problems += movers_problems(study)
     if read.checked.sure("metric", "mode"):
@@ -96,6 +98,14 @@ def reserved_keys(study: Study) -> Iterator[RequestError]:
             yield SettingsError(f"space.{key}: all trials share it ({study.places[key]})", got=key, want=want, fix="take it out of space")
     if study.file.repeats > 1 and SEED in study.file.space:
         yield SettingsError(f"space.{SEED}: repeats set it", got=f"repeats: {study.file.repeats}", want="one of the two", fix="remove repeats, or this key")
+
+
+def budget_problems(study: Study, goal: Goal) -> Iterator[RequestError]:
+    """A budget that ends before one trial could."""
+    steps = study.file.budget.max_steps
+    if steps is not None and goal.last_step is not None and steps < goal.last_step:
+        want = f"{goal.last_step} or more, the steps of one trial"
+        yield SettingsError("budget.max_steps: spent before one trial has ended", got=str(steps), want=want, fix="raise it, or lower training.max_steps")
 
 
 def movers_problems(study: Study) -> Iterator[RequestError]:

@@ -46,6 +46,18 @@ def test_a_study_that_was_cut_anywhere_goes_on_as_the_whole_one(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", STILL)
+def test_with_several_trials_at_a_time_the_next_suggestion_follows_from_the_lines_alone(tmp_path, kind):
+    study = a_study(tmp_path, kind)
+    whole = list(play(make_searcher(study), make_scheduler(study), abreast=3, arrival=2, fails=("t006",)))
+    begun: set[str] = set()
+    for number, line in enumerate(whole):
+        if line.id not in begun:
+            assert replay_searcher(make_searcher(study), whole[:number]).suggest(line.id) == line.parameters
+            begun.add(line.id)
+    assert len(begun) == trials_in_all(study)
+
+
+@pytest.mark.parametrize("kind", STILL)
 def test_lines_come_back_from_the_file_as_they_went_in(tmp_path, kind):
     study = a_study(tmp_path, kind)
     lines = list(play(make_searcher(study), make_scheduler(study)))

@@ -69,6 +69,17 @@ def test_a_stopper_that_could_stop_nothing_is_refused(tmp_path):
     assert list(problems(study_file(tmp_path, stopper={"kind": "asha", "grace_steps": 180}))) == ["stopper.grace_steps: nothing could ever be stopped"]
 
 
+def test_a_budget_that_ends_before_one_trial_could_is_refused(tmp_path):
+    assert list(problems(study_file(tmp_path, budget={"max_steps": 179}))) == ["budget.max_steps: spent before one trial has ended"]
+    assert load_study(study_file(tmp_path, budget={"max_steps": 180}))
+
+
+def test_an_entry_of_a_list_is_a_key_like_others(tmp_path):
+    study = load_study(study_file(tmp_path, space={"data.train.0.weight": {"choice": [0.5, 2.0]}}))
+    assert [study.trial(point).value.data.train[0].weight for point in points_to_check(study)] == [0.5, 2.0]
+    assert "no such entry" in next(iter(problems(study_file(tmp_path, space={"data.train.7.weight": {"choice": [0.5]}}))))
+
+
 def test_a_grid_over_real_numbers_wants_points(tmp_path):
     found = problems(study_file(tmp_path, space={"training.learning_rate": {"loguniform": [1e-4, 1e-1]}}))
     assert list(found) == ["space.training.learning_rate: a grid wants a list of values"]
