@@ -1,4 +1,4 @@
-"""What evaluation leaves in a run's output: ``evaluation/step-00000050.json`` for every evaluated step, and ``evaluation/base.json``."""
+"""What evaluation leaves in a run's output, in ``evaluation/``: ``step-00000050.json`` for every evaluated step, ``base.json``, and ``suite.json``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tunefleet.trainers.run import RunFile
 
 FOLDER = "evaluation"
 BASE = f"{FOLDER}/base.json"
+SUITE = f"{FOLDER}/suite.json"
 VERSION = 1
 
 

@@ -26,6 +26,7 @@ from tunefleet.trainers.report.rows import rows
 from tunefleet.trainers.report.samples import samples
 from tunefleet.trainers.report.slices import slices
 from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict, way
+from tunefleet.trainers.report.suite import suite
 from tunefleet.trainers.report.timing import spent, time_by_cause
 from tunefleet.trainers.report.warnings import Warning, warnings
 from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, moment, span
@@ -59,6 +60,7 @@ def report(run: Gathered) -> str:
         slices(run),
         keeping(run),
         regressions(run),
+        suite(run),
         course(run),
         samples(run),
         time_by_cause(run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import unescape
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from reports import BEGAN, EVIL, looked_into, run_folder
 
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.storage import open_storage
-from tunefleet.trainers.evaluation.files import write_result
+from tunefleet.trainers.evaluation.files import SUITE, write_result
 from tunefleet.trainers.report.evaluationpage import evaluation_page, refuse_no_page, write_evaluation_page
 from tunefleet.trainers.report.gather import gather
 from tunefleet.trainers.report.write import report
@@ -54,6 +55,16 @@ def test_the_report_of_a_run_shows_the_same_parts(tmp_path: Path) -> None:
     html = report(gather(open_storage(folder), BEGAN + 100))
     assert all(f">{title}</h2>" in html for title in ("Slices", "Forgetting and overfitting", "Largest regressions"))
     assert "but worse on stories" in html
+
+
+def test_the_report_of_a_run_shows_what_its_suite_found(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "out")
+    open_storage(folder).put(SUITE, json.dumps({**looked_into({}, gate=False), "suite": "daily"}).encode())
+    html = report(gather(open_storage(folder), BEGAN + 100))
+    assert ">Suite daily</h2>" in html
+    assert "It forgot: loss on stories" in html
+    open_storage(folder).put(SUITE, b"[]")
+    assert "Could not be read" in report(gather(open_storage(folder), BEGAN + 100))
 
 
 def test_a_page_is_written_where_it_is_asked_for_and_refused_before_where_it_cannot_be(tmp_path: Path) -> None:
