@@ -122,7 +122,7 @@ class Making:
     def _refuse_empty(self, sides: Sequence[Side], verdict: Verdict) -> None:
         dropped = ", ".join(f"{f.count} {f.kind}" for f in verdict.findings if f.count and f.policy == "drop")
         got = f"{len(verdict.keep)} rows read, dropped: {dropped or 'none'}"
-        if not len(sides[0].lengths):
+        if not len(sides[0].lengths) and any(not part.held for part in self.parts):
             raise DataError("data.train: no row is left to train on", got=got, want="one row or more", fix="add rows, or loosen data.quality or data.holdout")
         if self.holds_out and not len(sides[1].lengths):
             raise DataError(

@@ -20,6 +20,7 @@ from tunefleet.cluster.plugins import plugin
 from tunefleet.cluster.settings import Checked
 from tunefleet.cluster.storage import is_remote, open_storage
 from tunefleet.cluster.storages.folders import has_file, local_folder
+from tunefleet.data.settings import Source
 from tunefleet.trainers.run import TRACKERS, Lora, Model, RunFile
 
 Checks = tuple[tuple[tuple[str, ...], Callable[["Subject"], Iterator[RequestError]]], ...]
@@ -106,29 +107,34 @@ def address_problems(run: RunFile) -> list[RequestError]:
 
 def _rows(subject: Subject) -> Iterator[RequestError]:
     """Sources whose files are missing or of unknown kind, and formats that do not exist."""
-    from tunefleet.data.choice import FORMATS
-    from tunefleet.data.origin import SOURCES
-    from tunefleet.data.rows import source_files
-
     data = subject.run.data
     named = [(f"data.train.{i}", source) for i, source in enumerate(data.train)]
     named += [(f"data.holdout.{i}", source) for i, source in enumerate(data.holdout)] if isinstance(data.holdout, list) else []
     for key, source in named:
+        yield from source_problems(key, source)
+
+
+def source_problems(key: str, source: Source) -> Iterator[RequestError]:
+    """What can be known of a source without reading a row; ``key`` is where it stands in its file."""
+    from tunefleet.data.choice import FORMATS
+    from tunefleet.data.origin import SOURCES
+    from tunefleet.data.rows import source_files
+
+    try:
+        if source.kind != "auto":
+            plugin(SOURCES, source.kind)
+    except SettingsError as error:
+        yield _at(f"{key}.kind", error)
+        return
+    try:
+        source_files(source)
+    except RequestError as error:
+        yield _at(f"{key}.path", error)
+    if source.format != "auto":
         try:
-            if source.kind != "auto":
-                plugin(SOURCES, source.kind)
+            plugin(FORMATS, source.format)
         except SettingsError as error:
-            yield _at(f"{key}.kind", error)
-            continue
-        try:
-            source_files(source)
-        except RequestError as error:
-            yield _at(f"{key}.path", error)
-        if source.format != "auto":
-            try:
-                plugin(FORMATS, source.format)
-            except SettingsError as error:
-                yield _at(f"{key}.format", error)
+            yield _at(f"{key}.format", error)
 
 
 def _replay(subject: Subject) -> Iterator[RequestError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,6 +70,23 @@ def before_end(ids: Sequence[int], ends: Sequence[int] | None) -> list[int]:
     """The ids in front of the first one that ends an answer."""
     place = next((i for i, token in enumerate(ids) if token in (ends or ())), len(ids))
     return list(ids[:place])
+
+
+class Clock:
+    """Handed to transformers' generate as the streamer of a batch: when each of its steps had chosen its tokens, in wall seconds from the start."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._prompt, self._began = True, time.monotonic()
+
+    def put(self, value: torch.Tensor) -> None:
+        """The prompts come first, then a token for each row; they are on the host by then."""
+        if not self._prompt:
+            self.seconds.append(time.monotonic() - self._began)
+        self._prompt = False
+
+    def end(self) -> None:
+        """Nothing is held back."""
 
 
 class Stream:

@@ -48,8 +48,7 @@ class EngineScorer:
 
     def token_scores(self, batch: Batch, *, correct: bool = False) -> TokenScores:
         """See trainers.objective.Scorer."""
-        logp_BT, correct_BT = self.deepspeed(batch, correct=correct)
-        return TokenScores(logp_BT, correct_BT)
+        return TokenScores(*self.deepspeed(batch, correct=correct))
 
     def computed_tokens(self, batch: Batch) -> int:
         """See trainers.objective.Scorer."""
@@ -233,8 +232,8 @@ def _tuples(module: nn.Module) -> nn.Module:
             super().__init__()
             self.inner = module
 
-        def forward(self, batch: Batch, correct: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def forward(self, batch: Batch, correct: bool = False) -> tuple[torch.Tensor | None, ...]:
             scores: TokenScores = self.inner(batch, correct=correct)
-            return scores.logp_BT, scores.correct_BT
+            return tuple(scores)
 
     return Tuples()

@@ -49,13 +49,15 @@ class Loss:
 
 
 class TokenScores(NamedTuple):
-    """Scores of the supervised tokens. ``logp_BT`` is float32, zero where nothing is supervised; ``correct_BT`` (greedy hit) only when asked for.
+    """Scores of the supervised tokens: ``logp_BT`` is float32, zero where nothing is supervised.
 
-    A tuple, because ZeRO-3 must find the tensors in what a forward pass returns.
+    Only when asked for: ``correct_BT`` (greedy hit) and ``top_BT`` (the log-probability of the model's first choice, without a
+    gradient). A tuple, because ZeRO-3 must find the tensors in what a forward pass returns.
     """
 
     logp_BT: torch.Tensor  # noqa: N815  (a named tuple of tensors: shape letters)
     correct_BT: torch.Tensor | None = None  # noqa: N815
+    top_BT: torch.Tensor | None = None  # noqa: N815
 
 
 class Scorer(Protocol):

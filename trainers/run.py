@@ -216,6 +216,7 @@ class Answers(Settings):
 
     rows: PositiveInt | None = Field(default=200, description="rows that are answered, from all over the held-out ones; null for all")
     max_new_tokens: PositiveInt = Field(default=256, description="most tokens of an answer")
+    batch_size: PositiveInt | None = Field(default=None, description="rows that are answered at once; null takes evaluation.batch_size; 1 times a user alone")
 
 
 class Evaluation(Settings):

@@ -29,6 +29,18 @@ _DIVISORS = ("logits_scaling",)  # Granite
 _SOFT_CAP = "final_logit_softcapping"  # Gemma 2 and 3, nanochat
 
 
+Scored = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _of_logits(logits_CV: torch.Tensor, labels_C: torch.Tensor) -> Scored:
+    """See ScoringHead.forward. The likeliest token's probability is the label's and how far its logit stands above the label's: no second softmax."""
+    logp_C = -nn.functional.cross_entropy(logits_CV, labels_C, reduction="none")
+    with torch.no_grad():
+        best_C, first_C = logits_CV.max(-1)
+        top_C = logp_C + best_C - logits_CV.gather(-1, labels_C[:, None])[:, 0]
+    return logp_C, first_C == labels_C, top_C
+
+
 class ScoringHead(nn.Module):
     """A model's output layer, from hidden states straight to log-probabilities.
 
@@ -42,21 +54,22 @@ class ScoringHead(nn.Module):
         self.scale, self.soft_cap = scale, soft_cap
         self.chunk = max(1, chunk_logits // layer.out_features)
 
-    def forward(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities of the labels (N,), float32, and whether each is the likeliest token (N,), bool."""
+    def forward(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> Scored:
+        """Log-probabilities of the labels (N,), float32; whether each is the likeliest token (N,), bool; and the log-probability of that one (N,)."""
         parts = list(zip(torch.split(hidden_ND, self.chunk), torch.split(labels_N, self.chunk), strict=True))
         if len(parts) == 1:
             return self._score(*parts[0])
         scored = [checkpoint(self._score, hidden_CD, labels_C, use_reentrant=False) for hidden_CD, labels_C in parts]
-        return torch.cat([logp_C for logp_C, _ in scored]), torch.cat([hit_C for _, hit_C in scored])
+        logp_N, hit_N, top_N = (torch.cat(parts) for parts in zip(*scored, strict=True))
+        return logp_N, hit_N, top_N
 
-    def _score(self, hidden_CD: torch.Tensor, labels_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _score(self, hidden_CD: torch.Tensor, labels_C: torch.Tensor) -> Scored:
         logits_CV = nn.functional.linear(hidden_CD.to(self.weight.dtype), self.weight, self.bias).float()
         if self.scale != 1.0:
             logits_CV = logits_CV * self.scale
         if self.soft_cap is not None:
             logits_CV = torch.tanh(logits_CV / self.soft_cap) * self.soft_cap
-        return -nn.functional.cross_entropy(logits_CV, labels_C, reduction="none"), logits_CV.detach().argmax(-1) == labels_C
+        return _of_logits(logits_CV, labels_C)
 
 
 class TokenScorer(nn.Module):
@@ -98,7 +111,7 @@ class TokenScorer(nn.Module):
         mask_BT = labels_BT >= 0
         if whole:
             logits_ND = causal(**given, use_cache=False).logits[mask_BT].float()
-            logp_N, hit_N = -nn.functional.cross_entropy(logits_ND, labels_BT[mask_BT], reduction="none"), logits_ND.argmax(-1) == labels_BT[mask_BT]
+            logp_N, hit_N, top_N = _of_logits(logits_ND, labels_BT[mask_BT])
         else:
             real_BT = batch["attention_mask"] > 0
             if self._unpadded(labels_BT.device):
@@ -108,9 +121,11 @@ class TokenScorer(nn.Module):
             else:
                 given.pop("attention_mask", None)  # rows are padded on the right: no real token sees padding anyway, and without a mask attention is faster
                 hidden_ND = causal.base_model(**given, use_cache=False).last_hidden_state[mask_BT]
-            logp_N, hit_N = self.head(hidden_ND, labels_BT[mask_BT])
+            logp_N, hit_N, top_N = self.head(hidden_ND, labels_BT[mask_BT])
         logp_BT = logp_N.new_zeros(labels_BT.shape).masked_scatter(mask_BT, logp_N)
-        return TokenScores(logp_BT, torch.zeros_like(mask_BT).masked_scatter(mask_BT, hit_N) if correct else None)
+        if not correct:
+            return TokenScores(logp_BT)
+        return TokenScores(logp_BT, torch.zeros_like(mask_BT).masked_scatter(mask_BT, hit_N), torch.zeros_like(logp_BT).masked_scatter(mask_BT, top_N))
 
     def _unpadded(self, device: torch.device) -> bool:
         """Whether rows are computed end to end there."""

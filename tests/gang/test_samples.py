@@ -39,7 +39,9 @@ def asking(run, **samples):
 
 def numbers(run):
     """What evaluations found, without times and digests."""
-    return [{key: content[key] for key in ("step", "rows", "tuned", "base", "difference", "sets")} for content in read_results(open_storage(run.output))]
+    return [
+        {key: content[key] for key in ("step", "rows", "tuned", "base", "difference", "failed", "sets")} for content in read_results(open_storage(run.output))
+    ]
 
 
 def samples(run, step):
@@ -71,13 +73,20 @@ def test_every_evaluation_answers_rows_from_all_over_the_held_out_ones(alone):
 
 @pytest.mark.parametrize(("ranks", "stage"), [(2, 2), (4, 3)])
 def test_ranks_give_the_answers_that_one_gives_at_every_stage(alone, tmp_path, ranks, stage):
-    run = small_run(tmp_path, zero={"stage": stage}, scaling={"num_workers": ranks}, evaluation=evaluation())
+    asked = evaluation()
+    asked["metrics"] = [*asked["metrics"], "latency", "tokens_per_second", "calibration_error"]
+    run = small_run(tmp_path, zero={"stage": stage}, scaling={"num_workers": ranks}, evaluation=asked)
     train_on_gang(run)
     assert samples(run, 4) == samples(alone, 4)
     assert samples(run, 8) == samples(alone, 8)
     for here, there in zip(numbers(run), numbers(alone), strict=True):
         for side in ("tuned", "base"):
-            assert {**here[side], "loss": 0} == {**there[side], "loss": 0}
+            assert {name: value for name, value in here[side].items() if name in there[side] and name != "loss"} == {
+                name: value for name, value in there[side].items() if name != "loss"
+            }
+            assert here[side]["latency"] > 0
+            assert here[side]["tokens_per_second"] > 0
+            assert 0 < here[side]["calibration_error"] < 1
             assert here[side]["loss"] == pytest.approx(there[side]["loss"], rel=1e-5)
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Closer:
-    """The held-out rows of a run, ready to be looked at closely. ``own`` and ``general``: see compare."""
+    """The held-out rows of a run or a suite, ready to be looked at closely. ``own`` and ``general``: see compare."""
 
     def __init__(self, run: RunFile, held: HeldOut, *, own: Mapping[str, Mapping[str, Metric]] | None = None, general: Collection[str] = ()) -> None:
-        self.run, self.held, self.own, self.general = run, held, own, general
+        self.run, self.held, self.own, self.general = run, held, own or {}, general
 
     def compare(self, tuned: RowScores, base: RowScores, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """What ``compare`` finds, and beside it ``better`` (the direction of each metric), ``rows_won``, ``comparisons``, ``slices`` and ``regressions``.
@@ -37,7 +37,7 @@ class Closer:
         found = compare(tuned, base, metrics, sets=self.held.sets, **how)
         tuned, base = tuned.select(self.rows), base.select(self.rows)
         paired = Paired.of(tuned, base, metrics).compared()
-        found["better"] = {name: metric.better for every in (*(self.own or {}).values(), metrics) for name, metric in every.items()}
+        found["better"] = {name: metric.better for some in (*self.own.values(), metrics) for name, metric in some.items()}
         found["rows_won"] = {name: won_and_lost(paired.gains(name)) for name in paired.metrics}
         found |= compare_slices(paired, self.slices, resamples=settings.bootstrap, seed=seed)
         return {**found, "regressions": regressions(tuned, base, paired, self._row)}
@@ -45,7 +45,7 @@ class Closer:
     def offered(self, metrics: Mapping[str, Metric], *, gap: bool) -> Offered:
         """What a gate can ask for. The rows' words are read, no model."""
         kinds = {kind: [one.name for one in self.slices if one.by == kind] for kind in KINDS}
-        return Offered(metrics, {name: (self.own or {}).get(name, metrics) for name in self.held.sets}, self.general, kinds, gap)
+        return Offered(metrics, {name: self.own.get(name, metrics) for name in self.held.sets}, self.general, kinds, gap)
 
     @property
     def rows(self) -> Ids:

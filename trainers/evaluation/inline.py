@@ -139,7 +139,7 @@ class Inline:
         divided = shares(self.held.split.lengths, self.run.evaluation.batch_size, world.size)
         with _evaluating(trained.module):
             share = divided[world.rank]
-            own = score_share(trained.scorer, self.held.split, share, trained.objective, device=world.device, correct="correct" in self.needs)
+            own = score_share(trained.scorer, self.held.split, share, trained.objective, device=world.device, needs=self.needs)
             if self.answers is not None:
                 together = effective_stage(self.run) == 3 and world.size > 1
                 own = self.answers.add(own, trained.model, divided, world.rank, world.device, together=together)
@@ -153,7 +153,7 @@ class Inline:
             self.on_event("base_scored_apart", {"step": step, "why": "no scores of the base model were kept, and the weights are trained already"})
             model = PlainModel.base(self.run, self.world.device)
             divided, device = shares(self.held.split.lengths, self.run.evaluation.batch_size, 1), self.world.device
-            found = score_share(model.scorer, self.held.split, divided[0], self.trained.objective, device=device, correct="correct" in self.needs)
+            found = score_share(model.scorer, self.held.split, divided[0], self.trained.objective, device=device, needs=self.needs)
             if self.answers is not None:
                 found = self.answers.add(found, model.model, divided, 0, device)
         self.world.barrier()

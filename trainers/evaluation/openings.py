@@ -30,6 +30,17 @@ class Asked:
     ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An answer, its tokens with the one that ended it, wall seconds to the first and to the last of them, and its part of its batch's time."""
+
+    text: str
+    tokens: int
+    first_token_s: float
+    answer_s: float
+    busy_s: float
+
+
 class Openings:
     """How rows of a run become prompts for at most ``new`` tokens, and how these are answered, greedily."""
 
@@ -74,10 +85,20 @@ class Openings:
 
     def answer(self, model: Any, asked: Sequence[Asked], device: torch.device, *, together: bool = False) -> list[str]:
         """Greedy answers of a transformers or PEFT model in evaluation mode. ``together``: ZeRO-3, where all ranks go forward equally often."""
-        from tunefleet.trainers.decoding import continued
+        return [given.text for given in self.timed(model, asked, device, together=together)]
 
-        new = continued(model, [list(a.ids) for a in asked], self.tokenizer.pad_token_id, self._ends, self.new, device, synced_gpus=together, num_beams=1)
-        return [str(text) for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+    def timed(self, model: Any, asked: Sequence[Asked], device: torch.device, *, together: bool = False) -> list[Given]:
+        """The same with their times. Those of the first batch have what is only done once in them."""
+        from tunefleet.trainers.decoding import Clock, continued
+
+        clock = Clock()
+        prompts = [list(a.ids) for a in asked]
+        how: dict[str, Any] = {"synced_gpus": together, "num_beams": 1, "streamer": clock}
+        new = continued(model, prompts, self.tokenizer.pad_token_id, self._ends, self.new, device, **how)
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        at = clock.seconds or [0.0]
+        last = [min(len(ids), len(at) - 1) for ids in new]  # the step of the token that ended it, or the last one
+        return [Given(str(text), number + 1, at[0], at[number], at[-1] / len(asked)) for text, number in zip(texts, last, strict=True)]
 
     @cached_property
     def _ends(self) -> list[int] | None:

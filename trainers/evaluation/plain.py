@@ -99,8 +99,8 @@ class Examiner:
         return self._score(index, count)
 
     def _score(self, index: int, count: int) -> RowScores:
-        divided, correct = self._shares(count), "correct" in self.needs
-        scores = score_share(self._model.scorer, self.held.split, divided[index], self.objective, device=self.device, correct=correct)
+        divided = self._shares(count)
+        scores = score_share(self._model.scorer, self.held.split, divided[index], self.objective, device=self.device, needs=self.needs)
         return scores if self.answers is None else self.answers.add(scores, self._model.model, divided, index, self.device)
 
     def _shares(self, count: int) -> list[Share]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from tunefleet.data.layout import Record
-    from tunefleet.trainers.objective import Objective, Scorer
+    from tunefleet.trainers.objective import Objective, Scorer, TokenScores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -113,31 +113,53 @@ def shares(lengths: np.ndarray[Any, Any], batch_size: int, count: int) -> list[S
     return divided
 
 
-def score_share(scorer: Scorer, split: SomeRows, share: Share, objective: Objective, *, device: torch.device | str = "cpu", correct: bool = False) -> RowScores:
-    """Score the rows of one share. The caller puts the model into evaluation mode; nothing here touches gradients."""
+def score_share(
+    scorer: Scorer, split: SomeRows, share: Share, objective: Objective, *, device: torch.device | str = "cpu", needs: Collection[str] = ()
+) -> RowScores:
+    """Score the rows of one share; ``needs``: what is wanted beside nll and tokens. The caller puts the model into evaluation mode."""
     import torch
 
+    correct, binned = "correct" in needs, not set(BINNED).isdisjoint(needs)
     found: list[RowScores] = []
     for ids, real in zip(share.batches, share.real, strict=True):
         heartbeat.beat()
         batch = {name: tensor.to(device) for name, tensor in objective.collate(split.records(ids.tolist())).items()}
         with torch.no_grad():  # not inference_mode: weights that ZeRO-3 gathers in it could not be trained afterwards
-            scores = scorer.token_scores(batch, correct=correct)
+            scores = scorer.token_scores(batch, correct=correct or binned)
         sums = {"nll": -scores.logp_BT.double().sum(1), "tokens": (batch["labels"] >= 0).sum(1).double()}
-        if scores.correct_BT is not None:
+        if correct and scores.correct_BT is not None:
             sums["correct"] = scores.correct_BT.double().sum(1)
+        if binned:
+            sums |= _binned(scores, batch["labels"] >= 0)
         if real:
             assert len(sums["nll"]) == len(ids), "the objective makes no one row of a record"
             found.append(RowScores(ids, {name: tensor.cpu().numpy() for name, tensor in sums.items()}))
-    return merge(found) if found else empty(correct=correct)
+    return merge(found) if found else empty({*(("correct",) if correct else ()), *(BINNED if binned else ())})
 
 
 def score_rows(
-    scorer: Scorer, split: SomeRows, objective: Objective, *, batch_size: int, device: torch.device | str = "cpu", correct: bool = False
+    scorer: Scorer, split: SomeRows, objective: Objective, *, batch_size: int, device: torch.device | str = "cpu", needs: Collection[str] = ()
 ) -> RowScores:
     """Score every row of a split in this process."""
     (share,) = shares(split.lengths, batch_size, 1)
-    return score_share(scorer, split, share, objective, device=device, correct=correct)
+    return score_share(scorer, split, share, objective, device=device, needs=needs)
+
+
+def _binned(scores: TokenScores, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Sums of rows for BINNED. A bin holds the probabilities up to its upper edge; what is not finite spoils the first."""
+    import torch
+
+    assert scores.top_BT is not None, "asked for with the hits"
+    assert scores.correct_BT is not None, "asked for"
+    sure_BT = scores.top_BT.double().exp()
+    bin_BT = (torch.nan_to_num(sure_BT) * BINS).ceil().long().clamp(1, BINS) - 1
+    rows = mask_BT.shape[0]
+    found: dict[str, torch.Tensor] = {}
+    for what, values_BT in (("binned", torch.ones_like(sure_BT)), ("confidence", sure_BT), ("hits", scores.correct_BT.double())):
+        sums = torch.zeros((rows, BINS), dtype=torch.float64, device=mask_BT.device)
+        sums.scatter_add_(1, bin_BT, torch.where(mask_BT, values_BT, 0.0))
+        found |= {f"{what}_{number:02d}": sums[:, number] for number in range(BINS)}
+    return found
 
 
 def merge(parts: Sequence[RowScores]) -> RowScores:
@@ -152,6 +174,6 @@ def merge(parts: Sequence[RowScores]) -> RowScores:
     return RowScores(ids[order], sums, {name: [values[i] for i in order.tolist()] for name, values in texts.items()})
 
 
-def empty(*, correct: bool) -> RowScores:
-    """The scores of no row."""
-    return RowScores(np.zeros(0, np.int64), {name: np.zeros(0) for name in PARTS if correct or name != "correct"})
+def empty(also: Collection[str] = ()) -> RowScores:
+    """The scores of no row; ``also``: the sums that it has beside nll and tokens."""
+    return RowScores(np.zeros(0, np.int64), {name: np.zeros(0) for name in PARTS if name in {"nll", "tokens", *also}})

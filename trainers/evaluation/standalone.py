@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from tunefleet.cluster.errors import Refusal, SettingsError
+import numpy as np
+
+from tunefleet.cluster.errors import Refusal, RequestError, SettingsError
 from tunefleet.cluster.settings import Checked
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.cluster.storages.folders import has_file
-from tunefleet.trainers.evaluation.answers import make_answers
-from tunefleet.trainers.evaluation.closer import Closer
+from tunefleet.trainers.evaluation.exam import Exam, exam_of_run, exam_of_suite
 from tunefleet.trainers.evaluation.files import read_base, result
-from tunefleet.trainers.evaluation.gap import Scored, of_tokens, overfitting, trained_rows
+from tunefleet.trainers.evaluation.gap import Sampled, Scored, of_tokens, overfitting, trained_rows
 from tunefleet.trainers.evaluation.gate import judge
 from tunefleet.trainers.evaluation.gatefile import Gate, gate_problems, read_gate
-from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
-from tunefleet.trainers.evaluation.metric import make_metrics, needs
-from tunefleet.trainers.evaluation.plain import PlainModel
+from tunefleet.trainers.evaluation.marking import HERE, Paper, Progress, Rows, Side, Where, mark, pieces_of
 from tunefleet.trainers.evaluation.policy import Ticket
-from tunefleet.trainers.evaluation.rows import RowScores, score_rows, score_share, shares
-from tunefleet.trainers.exported import ADAPTER_CONFIG, load_exported, refuse_missing
+from tunefleet.trainers.evaluation.suite import Suite, load_suite, rows_of
+from tunefleet.trainers.exported import ADAPTER_CONFIG, refuse_missing
 from tunefleet.trainers.manifest import read_manifest
 from tunefleet.trainers.objective import make_objective
 from tunefleet.trainers.output import weights_of
 from tunefleet.trainers.recorded import recorded_run
-from tunefleet.trainers.run import Full, RunFile, load_run
+from tunefleet.trainers.run import RunFile, load_run
 from tunefleet.trainers.stage import RUN_FILE
-
-if TYPE_CHECKING:
-    import torch
-
-    from tunefleet.trainers.evaluation.gap import Sampled
-    from tunefleet.trainers.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -51,39 +45,115 @@ class Subject:
     ticket: Ticket | None = None
 
 
-def evaluate(source: str | Path, run: RunFile | str | Path | None = None, *, trust_code: bool = False, gate: Gate | str | Path | None = None) -> dict[str, Any]:
+def evaluate(
+    source: str | Path,
+    run: RunFile | str | Path | None = None,
+    *,
+    suite: Suite | str | Path | None = None,
+    gate: Gate | str | Path | None = None,
+    where: Where = HERE,
+    trust_code: bool = False,
+    progress: Progress = lambda done, rows: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """Score a source and its base model, and compare: the content of an evaluation file, with ``source`` beside.
 
     Args:
         source: a run's output folder (the weights it ended with, else its newest checkpoint), a checkpoint's folder, an export or model folder, or a hub id.
         run: the run file that names the base model and the rows; where ``source`` lies in a run's output, that run's own by default.
+        suite: a suite file, whose sets are scored instead of the run's held-out rows; its name is ``suite`` of the result.
         gate: what must have been found; ``gate`` of the result says what passed (see judge).
+        where: in this process, or by how many actors of which cluster; a suite may name a number too.
         trust_code: run the code that a run's own file asks for (a model's remote code, modules of dotted kinds); off, such a file is refused.
+        progress: gets rows done and rows in all, of both models.
+        say: gets lines for people.
 
-    Raises RequestError for a source that is nothing of these, rows that are not there, or a gate that asks for what is not;
+    Raises RequestError, before a model is loaded, for a source that is nothing of these, rows that are not there, or a gate that asks for what is not;
     CheckpointError for a torn checkpoint.
     """
+    began = time.monotonic()
+    subject, examined, asked = _checked(source, run, suite, gate, trust_code)
+    pad_id, exam, trained = _exam(subject.run, examined)
+    if asked is not None:
+        Refusal.raise_if(gate_problems(asked, exam.closer.offered(exam.metrics, gap=trained is not None)))
+    where = Where(examined.actors) if examined is not None and where == HERE else where
+    base, tuned = _scored(subject, exam, trained, pad_id, where, progress, say)
+    found = exam.closer.compare(tuned.held, base.held, exam.metrics)
+    found["gap"] = overfitting(tuned, base, of_tokens(exam.metrics), resamples=exam.run.evaluation.bootstrap, seed=exam.run.training.seed)
+    if asked is not None:
+        found["gate"] = judge(asked, found)
+    content = result(subject.ticket or Ticket(0, None), found, placement="standalone", seconds=time.monotonic() - began)
+    named = {"suite": examined.name} if examined is not None else {}
+    return {**content, **named, "step": subject.ticket.step if subject.ticket else None, "source": str(source)}
+
+
+def _checked(
+    source: str | Path, run: RunFile | str | Path | None, suite: Suite | str | Path | None, gate: Gate | str | Path | None, trust_code: bool
+) -> tuple[Subject, Suite | None, Gate | None]:
+    """What is evaluated, on what, and what must come out. Raises the problem, or a Refusal with those of all three."""
+    problems: list[RequestError] = []
+    subject, examined = None, None
+    try:
+        subject = find_subject(source, run, trust_code=trust_code)
+    except RequestError as error:
+        problems.append(error)
+    try:
+        examined = load_suite(suite) if suite is not None else None
+    except RequestError as error:
+        problems.append(error)
+    asked = read_gate(gate) if gate is not None else Checked[Gate](None, [])
+    Refusal.raise_if([*problems, *asked.problems])
+    assert subject is not None, "what it lacked was raised"
+    return subject, examined, asked.value
+
+
+def _exam(run: RunFile, suite: Suite | None) -> tuple[int, Exam, Sampled | None]:
+    """The id that fills padding, the rows, prepared where they are not yet, and a sample of those that were trained on (of a suite: none)."""
+    from tunefleet.data.prepare import prepare
+    from tunefleet.data.store import Store
+    from tunefleet.trainers.vocabulary import load_tokenizer
+
+    tokenizer = load_tokenizer(run.model, run.data.chat_template)
+    layout = make_objective(run.objective, tokenizer.pad_token_id).layout
+    data = run.data if suite is None else rows_of(suite, run)
+    store = Store.open(prepare(data, layout, tokenizer).store, run.data.cache)
+    exam = exam_of_run(run, store) if suite is None else exam_of_suite(suite, run, store)
+    return tokenizer.pad_token_id, exam, trained_rows(store, run.evaluation.gap_rows, run.training.seed)
+
+
+def _scored(
+    subject: Subject, exam: Exam, trained: Sampled | None, pad_id: int, where: Where, progress: Progress, say: Callable[[str], None]
+) -> tuple[Scored, Scored]:
+    """Of the base model, kept ones where the run has them, and of the subject."""
+    assert exam.held.home is not None, "the rows were prepared"
+    kept = read_base(subject.storage, exam.held.key(exam.run), exam.needs) if subject.storage is not None else None
+    paper = Paper(
+        run=exam.run.model_dump_json(),
+        store=exam.held.home.address,
+        where=subject.where,
+        output=subject.storage.address if subject.storage is not None else "",
+        manifest=subject.ticket.manifest if subject.ticket is not None else None,
+        pad_id=pad_id,
+        needs=exam.needs,
+        asked=exam.asked,
+        device=_device(exam.run, where),
+    )
+    wanted: list[tuple[Side, Rows]] = [("base", "held")] if kept is None else []
+    wanted += [("base", "trained"), ("tuned", "held"), ("tuned", "trained")]  # all of the base model's first: an actor holds one at a time
+    lengths = {"held": exam.held.split.lengths, "trained": trained.lengths if trained is not None else np.zeros(0, np.int32)}
+    pieces = [piece for side, rows in wanted for piece in pieces_of(side, rows, lengths[rows], exam.run.evaluation.batch_size)]
+    scores = mark(paper, pieces, where, progress=progress, say=say)
+    base = Scored(kept or scores["base", "held"], scores.get(("base", "trained")))
+    return base, Scored(scores["tuned", "held"], scores.get(("tuned", "trained")))
+
+
+def _device(run: RunFile, where: Where) -> Literal["cpu", "cuda"]:
+    """This process takes a GPU where there is one; an actor where ``resources.gpu`` gives it one."""
     import torch
 
-    began = time.monotonic()
-    subject = find_subject(source, run, trust_code=trust_code)
-    objective, held, trained = _rows(subject.run)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = subject.run.evaluation
-    metrics = make_metrics(settings.metrics)
-    closer = Closer(subject.run, held)
-    asked = read_gate(gate) if gate is not None else Checked[Gate](None, [])
-    if asked.value is not None:
-        asked.problems.extend(gate_problems(asked.value, closer.offered(metrics, gap=trained is not None)))
-    Refusal.raise_if(asked.problems)
-    base, tuned = _Examined(subject, objective, held, trained, device, needs(metrics)).scores()
-    found = closer.compare(tuned.held, base.held, metrics)
-    found["gap"] = overfitting(tuned, base, of_tokens(metrics), resamples=settings.bootstrap, seed=subject.run.training.seed)
-    if asked.value is not None:
-        found["gate"] = judge(asked.value, found)
-    ticket = subject.ticket or Ticket(0, None)
-    content = result(ticket, found, placement="standalone", seconds=time.monotonic() - began)
-    return {**content, "step": subject.ticket.step if subject.ticket else None, "source": str(source)}
+    if where != HERE:
+        return "cuda" if run.evaluation.resources.gpu else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def find_subject(source: str | Path, run: RunFile | str | Path | None, *, trust_code: bool = False) -> Subject:
@@ -122,64 +192,3 @@ def _run_of(output: str, run: RunFile | str | Path | None, trust_code: bool) -> 
     links, problems = chain(given, trust_code=trust_code)
     Refusal.raise_if(problems)
     return links[-1].run
-
-
-def _rows(run: RunFile) -> tuple[Objective, HeldOut, Sampled | None]:
-    """How rows are scored, the held-out ones, and a sample of those that were trained on."""
-    from tunefleet.data.prepare import prepare
-    from tunefleet.data.store import Store
-    from tunefleet.trainers.vocabulary import load_tokenizer
-
-    tokenizer = load_tokenizer(run.model, run.data.chat_template)
-    objective = make_objective(run.objective, tokenizer.pad_token_id)
-    store = Store.open(prepare(run.data, objective.layout, tokenizer).store, run.data.cache)
-    return objective, held_out(store), trained_rows(store, run.evaluation.gap_rows, run.training.seed)
-
-
-@dataclass(frozen=True)
-class _Examined:
-    """A subject and the rows that it is scored on; one model is in memory at a time."""
-
-    subject: Subject
-    objective: Objective
-    held: HeldOut
-    trained: Sampled | None
-    device: torch.device
-    needs: frozenset[str]
-
-    def scores(self) -> tuple[Scored, Scored]:
-        """Of the base model, kept ones where the run has them, and of the subject."""
-        from tunefleet.trainers.models import weights_dtype
-
-        subject, bare = self.subject, self.subject.run.model_copy(update={"peft": Full()})
-        if subject.kind == "checkpoint":
-            return self._checkpoint()
-        model = PlainModel.base(bare, self.device)
-        base = self._score(model)
-        del model  # the base is let go before the other is read
-        return base, self._score(PlainModel(load_exported(subject.where, dtype=weights_dtype(subject.run)), self.device))
-
-    def _checkpoint(self) -> tuple[Scored, Scored]:
-        storage, ticket = self.subject.storage, self.subject.ticket
-        assert storage is not None
-        assert ticket is not None
-        assert ticket.manifest is not None
-        model = PlainModel.base(self.subject.run, self.device)
-        base = self._score(model, read_base(storage, self.held.key(self.subject.run), self.needs))
-        model.load(storage, ticket.manifest)
-        return base, self._score(model)
-
-    def _score(self, model: PlainModel, kept: RowScores | None = None) -> Scored:
-        """The scores of a model; ``kept`` ones of the held-out rows stand for themselves."""
-        size, correct = self.subject.run.evaluation.batch_size, "correct" in self.needs
-        trained = None
-        if self.trained is not None:
-            trained = score_rows(model.scorer, self.trained, self.objective, batch_size=size, device=self.device, correct=correct)
-        return Scored(kept if kept is not None else self._held(model), trained)
-
-    def _held(self, model: PlainModel) -> RowScores:
-        split, run = self.held.split, self.subject.run
-        divided = shares(split.lengths, run.evaluation.batch_size, 1)
-        scores = score_share(model.scorer, split, divided[0], self.objective, device=self.device, correct="correct" in self.needs)
-        answers = make_answers(run, split, self.needs)
-        return scores if answers is None else answers.add(scores, model.model, divided, 0, self.device)

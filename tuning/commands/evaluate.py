@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from tunefleet.tuning.arguments import TRUST, Option, Verb
+from tunefleet.tuning.arguments import TRUST, Option, Verb, whole_number
 from tunefleet.tuning.printing import console, print_json, remark
 
 VERB = Verb(
@@ -15,6 +15,11 @@ VERB = Verb(
         Option("--run", "the run file that names the held-out rows and the base; a run's output has its own", metavar="FILE"),
         Option("--gate", "a gate file: exit code 1 where the evaluation does not meet it", metavar="FILE"),
         Option("--html", "write a page that shows the comparison: slices, regressions, forgetting, the gate", metavar="FILE"),
+        Option("--suite", "a suite file: several sets of rows with metrics of their own, instead of the run's held-out rows", metavar="FILE"),
+        Option(
+            "--actors", "Ray actors that share the rows, each with the model; 0: this process (the default, unless the suite says)", "N", type=whole_number(0)
+        ),
+        Option("--address", "a running Ray cluster, host:port; without it --actors start a local Ray", metavar="ADDR"),
         Option("--json", "print the content of the evaluation file on stdout"),
         TRUST,
     ),
@@ -24,13 +29,25 @@ VERB = Verb(
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Evaluate, and print tables or JSON. 1 where a gate is not passed."""
     from tunefleet.trainers.console import comparison_table
+    from tunefleet.trainers.evaluation.marking import Where
     from tunefleet.trainers.evaluation.standalone import evaluate
     from tunefleet.trainers.gatetable import gate_table, unmet
     from tunefleet.trainers.report.evaluationpage import refuse_no_page, write_evaluation_page
+    from tunefleet.tuning.counter import Counter
 
     if options.html:
         refuse_no_page(options.html)
-    evaluation = evaluate(options.subject, options.run, trust_code=options.trust_code, gate=options.gate)
+    with Counter("scoring", warm=True) as counter:
+        evaluation = evaluate(
+            options.subject,
+            options.run,
+            suite=options.suite,
+            gate=options.gate,
+            where=Where(options.actors or (1 if options.address else 0), options.address),
+            trust_code=options.trust_code,
+            progress=lambda rows, of: counter.show(rows, rows, of),
+            say=counter.say,
+        )
     gate = evaluation.get("gate")
     if options.html:
         remark(f"page: {write_evaluation_page(evaluation, options.html)}")

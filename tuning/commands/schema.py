@@ -1,4 +1,4 @@
-"""Print the JSON schema of the run file, the study file (`schema study`) or the gate file (`schema gate`), for editors and checks."""
+"""Print the JSON schema of the run file, the study file (`schema study`), a suite (`schema suite`) or a gate (`schema gate`), for editors and checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunefleet.cluster.settings import Settings
 from tunefleet.tuning.arguments import Verb
 from tunefleet.tuning.printing import print_json
 
-VERB = Verb(more="[FILE]", more_help="which file: run (the default), study or gate")
+VERB = Verb(more="[FILE]", more_help="which file: run (the default), study, suite or gate")
 
 
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
@@ -42,4 +42,10 @@ def _gate() -> type[Settings]:
     return Gate
 
 
-FILES: dict[str, Callable[[], type[Settings]]] = {"run": _run, "study": _study, "gate": _gate}
+def _suite() -> type[Settings]:
+    from tunefleet.trainers.evaluation.suite import Suite
+
+    return Suite
+
+
+FILES: dict[str, Callable[[], type[Settings]]] = {"run": _run, "study": _study, "suite": _suite, "gate": _gate}

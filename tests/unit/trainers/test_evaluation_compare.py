@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from tunefleet.cluster.errors import DataError, SettingsError
-from tunefleet.cluster.plugins import config, kinds
+from tunefleet.cluster.plugins import config, kinds, plugin
 from tunefleet.trainers.evaluation.compare import compare, totals
-from tunefleet.trainers.evaluation.metric import make_metrics, needs
+from tunefleet.trainers.evaluation.metric import Describing, make_metrics, needs
 from tunefleet.trainers.evaluation.paired import resampled_totals
-from tunefleet.trainers.evaluation.rows import RowScores
+from tunefleet.trainers.evaluation.rows import BINNED, TIMED, RowScores
 from tunefleet.trainers.run import METRICS
 
 ALL = ["loss", "perplexity", "token_accuracy"]
+SAID = ["six apples", "7 apples are left, 3 are gone", "", '{"apples": 4}', "so 11 pears"]
 
 
 def metrics_of(*names):
@@ -33,14 +34,15 @@ def random_scores(rows, seed, scale=1.0):
     random = np.random.default_rng(seed)
     tokens = random.integers(1, 50, rows)
     found = scores(scale * tokens * random.uniform(1, 3, rows), tokens, random.integers(0, tokens + 1))
-    said = ["six apples", "7 apples are left, 3 are gone", "", '{"apples": 4}', "so 11 pears"]
-    texts = {name: [said[i] for i in random.integers(0, len(said), rows)] for name in ("answer", "reference")}
-    return RowScores(found.ids, found.sums, {**texts, "answer": [None, *texts["answer"][1:]]})
+    texts = {name: [SAID[i] for i in random.integers(0, len(SAID), rows)] for name in ("answer", "reference")}
+    others = {name: random.integers(1, 9, rows).astype(float) for name in (*BINNED, *TIMED)}
+    return RowScores(found.ids, {**found.sums, **others}, {**texts, "answer": [None, *texts["answer"][1:]]})
 
 
 @pytest.fixture(params=kinds(METRICS))
 def metric(request):
-    return metrics_of(request.param)[request.param]
+    given = {"label_f1": {"labels": SAID}}  # without them they are those of the rows, so rows that are split have fewer
+    return plugin(METRICS, request.param)(config(METRICS, request.param)(**given.get(request.param, {})))
 
 
 def test_the_values_are_of_all_tokens_not_means_of_rows():
@@ -134,6 +136,21 @@ def test_a_metric_of_totals_does_not_change_when_rows_are_split(metric):
     whole = metric.statistics(rows).sum(0)
     assert metric.value(sum(halves)[None]) == pytest.approx(metric.value(whole[None]))
     assert np.isfinite(metric.value(whole[None])).all()
+
+
+def test_what_a_metric_says_beside_its_value_is_json_also_of_no_row(metric):
+    if isinstance(metric, Describing):
+        for rows in (random_scores(8, 2), random_scores(8, 2).select(np.zeros(0, np.int64))):
+            json.dumps(metric.describe(rows), allow_nan=False)
+
+
+def test_what_is_measured_by_the_clock_has_no_interval_and_is_not_compared():
+    found = compare(random_scores(9, 1), random_scores(9, 1), metrics_of("latency", "tokens_per_second", "loss"), resamples=20)
+    assert list(found["difference"]) == ["loss"]
+    clocked = found["sets"]["holdout"]["tuned"]["latency"]
+    assert clocked["value"] > 0
+    assert (clocked["low"], clocked["high"]) == (None, None)
+    assert found["sets"]["holdout"]["details"]["latency"]["tuned"]["answer_s"]["p95"] > 0
 
 
 def test_a_metric_reads_only_the_parts_that_it_names_and_is_nothing_of_nothing(metric):

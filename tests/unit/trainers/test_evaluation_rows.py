@@ -33,7 +33,7 @@ OBJECTIVE = Sft(Sft.Config(), pad_id=0)
 
 
 def test_the_sums_of_a_row_are_those_of_the_models_own_logits(scorer, split):
-    found = score_rows(scorer, split, OBJECTIVE, batch_size=4, correct=True)
+    found = score_rows(scorer, split, OBJECTIVE, batch_size=4, needs=["correct"])
     for i, record in enumerate(split.all):
         ids, supervised = (torch.from_numpy(record.columns[name].astype(np.int64)) for name in ("ids", "supervised"))
         with torch.no_grad():
@@ -53,8 +53,8 @@ def test_the_batch_size_changes_no_sum(scorer, split, batch_size):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_number_of_scorers_changes_not_one_bit(scorer, split, count):
-    parts = [score_share(scorer, split, share, OBJECTIVE, correct=True) for share in shares(split.lengths, 2, count)]
-    found, wanted = merge(parts), score_rows(scorer, split, OBJECTIVE, batch_size=2, correct=True)
+    parts = [score_share(scorer, split, share, OBJECTIVE, needs=["correct"]) for share in shares(split.lengths, 2, count)]
+    found, wanted = merge(parts), score_rows(scorer, split, OBJECTIVE, batch_size=2, needs=["correct"])
     for name in ("nll", "tokens", "correct"):
         np.testing.assert_array_equal(found.sums[name], wanted.sums[name])
 
