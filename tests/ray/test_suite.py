@@ -1,0 +1,111 @@
+"""A suite over actors: one, two or three of them find the same, bit for bit, as one process does, also when one is killed on the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from runs import small_run, train_on_gang, write_rows
+
+from tunefleet.cluster.errors import DataError
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.evaluation.marking import Where
+from tunefleet.trainers.evaluation.standalone import evaluate
+from tunefleet.trainers.stage import RUN_FILE
+
+pytestmark = pytest.mark.ray
+METRICS = ["loss", "calibration_error", {"kind": "rouge", "variant": "1"}]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = small_run(tmp_path_factory.mktemp("suite"), peft={"kind": "lora"}, scaling={"num_workers": 1}, evaluation={"samples": {"number": 0}})
+    train_on_gang(made)
+    open_storage(made.output).put(RUN_FILE, yaml.safe_dump(made.model_dump(mode="json")).encode())
+    return made
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    """Colours to be asked for, in two files, and texts that have nothing to do with them."""
+    folder = tmp_path_factory.mktemp("rows")
+    first, second, texts = write_rows(folder / "first.jsonl", 14), folder / "second.jsonl", folder / "texts.txt"
+    second.write_text("".join(json.dumps({"prompt": f"Before {i}?", "completion": colour}) + "\n" for i, colour in enumerate(["red", "green", "blue"] * 3)))
+    texts.write_text("<|endoftext|>".join(f"once upon a time there were {i} stones" for i in range(11)))
+    sets = {
+        "colours": {"sources": [{"path": str(first)}, {"path": str(second)}], "metrics": METRICS},
+        "short": {"sources": [{"path": str(second)}], "metrics": ["loss", {"kind": "label_f1", "average": "micro"}, "latency"]},
+        "texts": {"sources": [{"path": str(texts)}], "metrics": ["perplexity"], "general": True},
+    }
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump({"sets": sets, "batch_size": 3, "bootstrap": 20, "answers": {"rows": 5, "max_new_tokens": 6}}))
+    return path
+
+
+def numbers(content):
+    """What a suite found, without what depends on the clock."""
+    kept = {key: content[key] for key in ("rows", "tuned", "base", "difference", "slices", "regressions", "sets", "suite", "failed")}
+    kept = json.loads(json.dumps(kept))
+    for side in ("tuned", "base"):
+        assert kept["sets"]["short"][side].pop("latency")["value"] > 0
+    kept["sets"]["short"]["details"].pop("latency")
+    return kept
+
+
+@pytest.fixture(scope="module")
+def alone(run, suite):
+    return evaluate(run.output, suite=suite)
+
+
+def test_a_set_has_its_own_metrics_and_the_general_one_no_part_in_the_top(alone):
+    sets = alone["sets"]
+    assert {name: list(part["tuned"]) for name, part in sets.items()} == {
+        "colours": ["loss", "calibration_error", "rouge"],
+        "short": ["loss", "label_f1", "latency"],
+        "texts": ["perplexity"],
+    }
+    assert [part["rows"] for part in sets.values()] == [23, 9, 11]
+    assert (sets["texts"]["general"], alone["rows"], list(alone["tuned"])) == (True, 32, ["loss"])
+    assert set(sets["short"]["details"]["label_f1"]["tuned"]["labels"]) == {"red", "green", "blue"}
+    assert {one["name"] for one in alone["slices"] if one["by"] == "source"} <= {"first", "second", "second-2", "other sources"}
+    assert alone["tuned"]["loss"] < alone["base"]["loss"]
+    json.dumps(alone, allow_nan=False)
+
+
+def test_a_set_alone_has_the_numbers_that_it_has_among_others(run, suite, alone, tmp_path):
+    content = yaml.safe_load(Path(suite).read_text())
+    content["sets"] = {"short": content["sets"]["short"]}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(content))
+    found = evaluate(run.output, suite=tmp_path / "one.yaml")
+    for name in ("loss", "label_f1"):
+        assert found["sets"]["short"]["tuned"][name]["value"] == pytest.approx(alone["sets"]["short"]["tuned"][name]["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize("actors", [1, 2, 3])
+def test_splitting_rows_over_actors_changes_no_score(ray_session, run, suite, alone, actors):
+    assert numbers(evaluate(run.output, suite=suite, where=Where(actors))) == numbers(alone)
+
+
+def test_a_killed_actor_is_started_again_and_what_was_scored_stands(ray_session, run, suite, alone):
+    said, killed = [], []
+
+    def progress(done, rows):
+        if done and not killed:
+            names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("tunefleet-marker")]
+            killed.append(names[0])
+            namespace = ray.get_runtime_context().namespace
+            ray.kill(ray.get_actor(names[0], namespace=namespace), no_restart=False)
+
+    found = evaluate(run.output, suite=suite, where=Where(2), progress=progress, say=said.append)
+    assert numbers(found) == numbers(alone)
+    assert [line.split()[0] for line in said if "died" in line] == killed
+
+
+def test_a_set_of_which_no_row_is_kept_is_an_error_that_names_it(run, suite, tmp_path):
+    (tmp_path / "bare.jsonl").write_text(json.dumps({"prompt": "Why?", "completion": ""}) + "\n")
+    content = yaml.safe_load(Path(suite).read_text())
+    content["sets"]["bare"] = {"sources": [{"path": str(tmp_path / "bare.jsonl")}]}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({**content, "quality": {"unsupervised": "drop"}}))
+    with pytest.raises(DataError, match=r"sets\.bare: no row is left"):
+        evaluate(run.output, suite=tmp_path / "suite.yaml")
