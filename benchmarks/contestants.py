@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
     from tunefleet.cluster.world import World
     from tunefleet.data.stream import Stream
-    from tunefleet.trainers.loop import Report, State
+    from tunefleet.trainers.engine import Engine
+    from tunefleet.trainers.loop import Report, State, Watcher
     from tunefleet.trainers.objective import Objective
 
+Also = Callable[["Work", "Engine", "World"], Sequence["Watcher"]]
+"""Makes watchers of a run, in its process."""
 KNOWN_STEPS = 64  # the most that the hand-written loops can run
 MICRO = 8  # rows a forward of everybody whose micro-batches are not cut by tokens: TRL's default, and ours
 
 
-def ours(gate: Gate, work: Work, store: str) -> None:
-    """The real loop with all that it has in a run: stream, objective, engine, and the log with a line a step."""
+def ours(gate: Gate, work: Work, store: str, *, also: Also | None = None) -> None:
+    """The real loop with all that it has in a run: stream, objective, engine, and the log with a line a step. ``also``: further watchers."""
     from tunefleet.cluster.metrics import Lines
     from tunefleet.cluster.storage import open_storage
     from tunefleet.trainers.engine import Engine
@@ -55,8 +58,8 @@ def ours(gate: Gate, work: Work, store: str) -> None:
         tokens = 0
 
     kept_from_step_to_step()
+    watchers = [log, *(also(work, engine, world) if also is not None else []), Turns()]
     gate.open()
-    watchers = [log, Turns()]
     train_loop(
         State(), steps, source=stream, objective=objective, engine=engine, world=world, rate=schedule(run, steps), watchers=watchers, seed=run.training.seed
     )

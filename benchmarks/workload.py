@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class Work:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA), dtype=torch.float32)
 
 
-def make_work(folder: Path, *, batching: str = "auto", **training: Any) -> Work:
+def make_work(folder: Path, *, batching: str = "auto", holdout: float = 0.0, evaluation: Mapping[str, Any] | None = None, **training: Any) -> Work:
     """Prepare the rows in ``folder`` (once), for a run with these settings of its training section; ``stage`` is that of ZeRO."""
     from tunefleet.data.layout import ANSWERS
     from tunefleet.data.prepare import prepare
@@ -64,7 +64,8 @@ def make_work(folder: Path, *, batching: str = "auto", **training: Any) -> Work:
     run = RunFile.model_validate(
         {
             "model": {"init": "random", "config": LLAMA},
-            "data": {"train": [{"path": str(rows)}], "store": str(folder / "shards"), "max_length": MAX_LENGTH, "holdout": 0.0, "batching": batching},
+            "data": {"train": [{"path": str(rows)}], "store": str(folder / "shards"), "max_length": MAX_LENGTH, "holdout": holdout, "batching": batching},
+            "evaluation": dict(evaluation or {}),
             "zero": {"stage": training.pop("stage", 1)},
             "training": {"max_steps": 1_000_000, "learning_rate": 1e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0, **training},
             "output": str(folder / "out"),

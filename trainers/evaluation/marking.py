@@ -70,7 +70,9 @@ HERE = Where()
 
 
 def pieces_of(side: Side, rows: Rows, lengths: np.ndarray[Any, Any], batch_size: int) -> list[Piece]:
-    """Batches as training evaluates them, some together."""
+    """Batches as training evaluates them, some together; none of no rows."""
+    if not len(lengths):
+        return []
     (share,) = shares(lengths, batch_size, 1)
     size = -(-len(share.batches) // _PIECES)
     return [Piece(side, rows, share.batches[start : start + size]) for start in range(0, len(share.batches), size)]
