@@ -78,6 +78,7 @@ def absolute(run: RunFile) -> RunFile:
         update={
             "model": model.model_copy(update={"name_or_path": _existing(model.name_or_path), "init_from": origin, "tokenizer": tokenizer, "config": config}),
             "data": data.model_copy(update={**sources, "holdout": holdout, "replay": replay, "store": _path(data.store), "chat_template": _existing(template)}),
+            "evaluation": run.evaluation.model_copy(update={"suite": _existing(run.evaluation.suite)}),
             "output": _path(run.output),
         }
     )

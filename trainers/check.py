@@ -272,6 +272,14 @@ def _metrics(subject: Subject) -> Iterator[RequestError]:
         yield SettingsError(f"evaluation.early_stopping_mode: {metric} is better the other way", got=mode, want=metrics[metric].better, fix=fix)
 
 
+def _suite(subject: Subject) -> Iterator[RequestError]:
+    """A suite that could not be scored when the run is done."""
+    from tunefleet.trainers.evaluation.suite import problems_of
+
+    if subject.run.evaluation.suite is not None:
+        yield from (_at("evaluation.suite", problem) for problem in problems_of(subject.run.evaluation.suite))
+
+
 def _trackers(subject: Subject) -> Iterator[RequestError]:
     """Trackers whose package is not installed."""
     for i, settings in enumerate(subject.run.logging.trackers):
@@ -330,6 +338,7 @@ CHECKS: Checks = (
     (("zero", "training.optimizer"), _zero),
     (("training.max_steps", "training.warmup_steps"), _schedule),
     (("evaluation.metrics", "evaluation.early_stopping_metric", "evaluation.early_stopping_mode"), _metrics),
+    (("evaluation.suite",), _suite),
     (("logging.trackers",), _trackers),
     (("evaluation.early_stopping_patience", "data.holdout"), _patience),
     (("scaling", "evaluation.placement", "evaluation.actors", "evaluation.resources", "data.holdout"), _resources),

@@ -23,8 +23,10 @@ SAID = {
     "evaluation_dropped",
     "evaluation_failed",
     "metric_failed",
+    "suite_failed",
     "sampled",
     "samples_failed",
+    "suite_scored",
 }
 
 
@@ -92,6 +94,8 @@ def describe(record: Mapping[str, Any]) -> str:
         return f"workers {record['kind']}: {record['cause']}; {'starting again' if record['restart'] else 'giving up'}, {record['reason']}"
     if kind == "evaluation_finished":
         return f"held-out at step {record['step']}: " + ", ".join(_change(name, record) for name in record.get("tuned", {}))
+    if kind == "suite_scored":
+        return "the suite's held-out sets: " + ", ".join(_change(name, record) for name in record.get("tuned", {}))
     if kind == "sampled":
         return f"sample at step {record['step']}: {record['prompt']!r} -> {record['tuned']!r}"
     fields = ", ".join(f"{key} {value}" for key, value in record.items() if key not in {"event", "time", "attempt", "phase"})

@@ -23,6 +23,7 @@ from tunefleet.cluster.metrics import Tail, read_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, chain
 from tunefleet.trainers.console import RunConsole
+from tunefleet.trainers.evaluation.afterwards import score_suite
 from tunefleet.trainers.handover import adopt
 from tunefleet.trainers.ledger import Events, ledger, read_events, run_id
 from tunefleet.trainers.manifest import newest_step
@@ -159,6 +160,8 @@ def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, c
             _join(claims[-1], nested, stack)
         console.say(f"starting {claims[-1].run.scaling.num_workers} workers")
         _train(stages, claims, local=nested.local if nested else None)
+        if nested is None:
+            score_suite(claims[-1].run, claims[-1].storage, console.say, alone=address is None)
     return stages
 
 

@@ -54,6 +54,11 @@ def drop_after(storage: Storage, step: int) -> list[int]:
     return later
 
 
+def write_suite(storage: Storage, content: Mapping[str, Any]) -> None:
+    """Write what the finished run's suite found."""
+    storage.put(SUITE, _encode(content))
+
+
 def base_key(run: RunFile, fingerprint: str) -> str:
     """What the base model's scores and answers depend on: the model, how it is computed and asked, what an example is, and the held-out rows.
 

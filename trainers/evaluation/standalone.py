@@ -98,7 +98,7 @@ def _checked(
     except RequestError as error:
         problems.append(error)
     try:
-        examined = load_suite(suite) if suite is not None else None
+        examined = load_suite(suite, trust_code=trust_code) if suite is not None else None
     except RequestError as error:
         problems.append(error)
     asked = read_gate(gate) if gate is not None else Checked[Gate](None, [])

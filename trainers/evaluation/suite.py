@@ -14,6 +14,7 @@ from tunefleet.cluster.plugins import Plugin
 from tunefleet.cluster.settings import Checked, Settings, check
 from tunefleet.cluster.yamlfile import read
 from tunefleet.data.settings import Data, Mixture, Quality, Source
+from tunefleet.trainers.foreign import refuse_code
 from tunefleet.trainers.run import METRICS, Answers, Resources, RunFile
 
 Measured = list[Annotated[Settings, Plugin(METRICS)]]
@@ -49,23 +50,34 @@ class Suite(Settings):
 STAND_IN = {"sets": {"unknown": {"sources": [{"path": "unknown"}]}}}
 
 
-def read_suite(suite: Suite | str | Path) -> Checked[Suite]:
-    """Read a suite file, or take one that was made in Python; collect everything that is wrong with its text."""
+def read_suite(suite: Suite | str | Path, *, trust_code: bool = False) -> Checked[Suite]:
+    """Read a suite file, or take one that was made in Python; collect everything that is wrong with its text. ``trust_code``: see read_run."""
     if isinstance(suite, Suite):
         return Checked(suite, [])
     try:
         document = read(suite)
     except SettingsError as error:
         return Checked(None, [error])
+    if not trust_code and (refused := refuse_code(suite, document, ())):
+        return Checked(None, [refused])
     return check(Suite, document, STAND_IN)
 
 
-def load_suite(suite: Suite | str | Path) -> Suite:
+def load_suite(suite: Suite | str | Path, *, trust_code: bool = False) -> Suite:
     """A suite with rows and metrics. Raises the problem, or a Refusal with all of them: of its text, its files, its metrics. No model is looked at."""
-    checked = read_suite(suite)
-    Refusal.raise_if([*checked.problems, *(suite_problems(checked) if checked.value else [])])
+    checked = read_suite(suite, trust_code=trust_code)
+    Refusal.raise_if(_all_problems(checked))
     assert checked.value is not None
     return checked.value
+
+
+def problems_of(path: str) -> list[RequestError]:
+    """Everything that is wrong with a suite file."""
+    return _all_problems(read_suite(path))
+
+
+def _all_problems(checked: Checked[Suite]) -> list[RequestError]:
+    return [*checked.problems, *(suite_problems(checked) if checked.value else [])]
 
 
 def suite_problems(checked: Checked[Suite]) -> list[RequestError]:

@@ -7,6 +7,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from tunefleet.cluster.errors import Refusal, TunefleetError
+from tunefleet.trainers.check import check_run
 from tunefleet.trainers.evaluation.standalone import evaluate
 from tunefleet.trainers.evaluation.suite import Suite, load_suite, metrics_by_set, rows_of
 from tunefleet.trainers.run import RunFile
@@ -87,3 +88,18 @@ def test_the_schema_takes_what_the_suite_takes(tmp_path, rows):
     assert not schema.is_valid({**good, "sets": {}})
     assert not schema.is_valid({**good, "metrics": ["perplexty"]})
     load_suite(write(tmp_path, good))
+
+
+def test_a_run_whose_suite_is_wrong_is_refused_with_the_rest(tmp_path, rows):
+    run = {"model": {"name_or_path": str(tmp_path / "gone")}, "data": {"train": [{"path": rows}]}, "training": {"max_steps": 1}, "output": str(tmp_path / "o")}
+    suite = write(tmp_path, {"sets": {"a": {"sources": [{"path": rows}], "metrics": ["perplexty"]}, "b": {"sources": [{"path": "gone.jsonl"}]}}})
+    said = "\n".join(str(found) for found in check_run(RunFile.model_validate({**run, "evaluation": {"suite": str(suite)}})))
+    for wanted in ("model.name_or_path", "evaluation.suite: sets.a.metrics.0: unknown kind", "evaluation.suite: sets.b.sources.0.path"):
+        assert wanted in said
+
+
+def test_a_suite_in_somebodys_output_may_not_bring_code(tmp_path, rows):
+    (tmp_path / "run.yaml").write_text("version: 1\n")
+    (tmp_path / "events.jsonl").touch()
+    content = {"sets": {"a": {"sources": [{"path": rows}], "metrics": ["somebody.metric"]}}}
+    assert "asks for code" in refused(write(tmp_path, content))
