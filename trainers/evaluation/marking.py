@@ -135,14 +135,14 @@ class _Held:
         if self._model is not None and self._side == side:
             return self._model
         paper, run = self.paper, self.run
-        if paper.manifest is None:
-            self._model = None  # the one is let go before the other is read
-            bare = run.model_copy(update={"peft": Full()})
-            found = PlainModel.base(bare, self.device) if side == "base" else PlainModel(load_exported(paper.where, dtype=weights_dtype(run)), self.device)
+        goes_on = self._model if paper.manifest is not None and self._side == "base" else None  # a checkpoint's weights go into the model that is there
+        self._model = None  # the one is let go before the other is read
+        if paper.manifest is None and side == "tuned":
+            found = PlainModel(load_exported(paper.where, dtype=weights_dtype(run)), self.device)
         else:
-            found = self._model if self._model is not None and side == "tuned" else PlainModel.base(run, self.device)
-            if side == "tuned":
-                found.load(open_storage(paper.output), paper.manifest)
+            found = goes_on or PlainModel.base(run if paper.manifest is not None else run.model_copy(update={"peft": Full()}), self.device)
+        if paper.manifest is not None and side == "tuned":
+            found.load(open_storage(paper.output), paper.manifest)
         self._side, self._model = side, found
         return found
 

@@ -28,3 +28,10 @@ def test_every_question_is_asked_once_and_every_fact_in_several_ways():
     assert len({row["prompt"] for row in rows}) == len(rows)
     lives = [row["completion"] for row in rows if row["completion"] == "Mira lives in Oakham."]
     assert len(lives) >= 4
+
+
+def test_the_suite_that_ships_can_be_scored(monkeypatch):
+    from tunefleet.trainers.evaluation.suite import load_suite
+
+    monkeypatch.chdir(ROWS.parents[1])
+    assert [held.general for held in load_suite("examples/suite.yaml").sets.values()] == [False, True]
