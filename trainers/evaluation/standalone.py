@@ -74,14 +74,14 @@ def evaluate(
     began = time.monotonic()
     subject, examined, asked = _checked(source, run, suite, gate, trust_code)
     pad_id, exam, trained = _exam(subject.run, examined)
-    if asked is not None:
-        Refusal.raise_if(gate_problems(asked, exam.closer.offered(exam.metrics, gap=trained is not None)))
+    if asked.value is not None:
+        Refusal.raise_if([*asked.problems, *gate_problems(asked.value, exam.closer.offered(exam.metrics, gap=trained is not None))])
     where = Where(examined.actors) if examined is not None and where == HERE else where
     base, tuned = _scored(subject, exam, trained, pad_id, where, progress, say)
     found = exam.closer.compare(tuned.held, base.held, exam.metrics)
     found["gap"] = overfitting(tuned, base, of_tokens(exam.metrics), resamples=exam.run.evaluation.bootstrap, seed=exam.run.training.seed)
-    if asked is not None:
-        found["gate"] = judge(asked, found)
+    if asked.value is not None:
+        found["gate"] = judge(asked.value, found)
     content = result(subject.ticket or Ticket(0, None), found, placement="standalone", seconds=time.monotonic() - began)
     named = {"suite": examined.name} if examined is not None else {}
     return {**content, **named, "step": subject.ticket.step if subject.ticket else None, "source": str(source)}
@@ -89,8 +89,11 @@ def evaluate(
 
 def _checked(
     source: str | Path, run: RunFile | str | Path | None, suite: Suite | str | Path | None, gate: Gate | str | Path | None, trust_code: bool
-) -> tuple[Subject, Suite | None, Gate | None]:
-    """What is evaluated, on what, and what must come out. Raises the problem, or a Refusal with those of all three."""
+) -> tuple[Subject, Suite | None, Checked[Gate]]:
+    """What is evaluated, on what, and what must come out, as far as it could be read. Raises the problem, or a Refusal with those of all three.
+
+    What is wrong with a gate alone is left to be told with what it asks for in vain.
+    """
     problems: list[RequestError] = []
     subject, examined = None, None
     try:
@@ -102,9 +105,10 @@ def _checked(
     except RequestError as error:
         problems.append(error)
     asked = read_gate(gate) if gate is not None else Checked[Gate](None, [])
-    Refusal.raise_if([*problems, *asked.problems])
+    if problems or asked.value is None:
+        Refusal.raise_if([*problems, *asked.problems])
     assert subject is not None, "what it lacked was raised"
-    return subject, examined, asked.value
+    return subject, examined, asked
 
 
 def _exam(run: RunFile, suite: Suite | None) -> tuple[int, Exam, Sampled | None]:
