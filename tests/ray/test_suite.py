@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from runs import small_run, train_on_gang, write_rows
+from runs import events, small_run, train_on_gang, write_rows
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.evaluation.afterwards import score_suite
+from tunefleet.trainers.evaluation.files import SUITE
 from tunefleet.trainers.evaluation.marking import Where
 from tunefleet.trainers.evaluation.standalone import evaluate
 from tunefleet.trainers.stage import RUN_FILE
@@ -100,6 +102,23 @@ def test_a_killed_actor_is_started_again_and_what_was_scored_stands(ray_session,
     found = evaluate(run.output, suite=suite, where=Where(2), progress=progress, say=said.append)
     assert numbers(found) == numbers(alone)
     assert [line.split()[0] for line in said if "died" in line] == killed
+
+
+def test_a_run_leaves_what_its_own_suite_found_and_says_so_when_that_goes_wrong(run, suite, alone):
+    storage = open_storage(run.output)
+
+    def score(name):
+        score_suite(run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"suite": name})}), storage, print, alone=True)
+
+    score("/nowhere/suite.yaml")
+    assert not storage.exists(SUITE)
+    (failed,) = [event for event in events(run) if event["event"] == "suite_failed"]
+    assert "the file is missing" in failed["error"]
+    score(str(suite))
+    assert numbers(json.loads(storage.read(SUITE))) == numbers(alone)
+    assert [event["tuned"] for event in events(run) if event["event"] == "suite_scored"] == [alone["tuned"]]
+    score("/nowhere/suite.yaml")  # it is there: a run that goes on scores it no second time
+    assert sum(event["event"] == "suite_failed" for event in events(run)) == 1
 
 
 def test_a_set_of_which_no_row_is_kept_is_an_error_that_names_it(run, suite, tmp_path):

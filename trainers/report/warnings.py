@@ -14,7 +14,7 @@ from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import asked_for
 from tunefleet.trainers.report.wording import span, words
 
-KNOWN = {"group_failed", "stopped", "step_skipped", "evaluation_dropped", "evaluation_failed", "checkpoint_skipped"}
+KNOWN = {"group_failed", "stopped", "step_skipped", "evaluation_dropped", "evaluation_failed", "metric_failed", "suite_failed", "checkpoint_skipped"}
 TROUBLE = ("_failed", "_dropped", "_skipped", "_lost", "_given_up", "_restarted", "_retried", "_apart")
 """Endings of events that tell of trouble; an event of a kind that this file does not know is shown by them in its own words."""
 SHOWN = 12
@@ -76,6 +76,10 @@ def _steps(run: Gathered) -> list[Warning]:
 def _evaluations(run: Gathered) -> list[Warning]:
     dropped, failed = run.all_of("evaluation_dropped"), run.all_of("evaluation_failed")
     found = [Warning(f"Evaluation failed at step {one.get('step')}: {one.get('error', '')}") for one in failed]
+    for name in dict.fromkeys(str(one.get("metric")) for one in run.all_of("metric_failed")):
+        raised = [one for one in run.all_of("metric_failed") if str(one.get("metric")) == name]
+        found.append(Warning(f"The metric {name} could not be computed: {_steps_of(raised)}.", detail=str(raised[-1].get("error", ""))))
+    found += [Warning(f"The suite {one.get('suite')} could not be scored: {one.get('error', '')}") for one in run.all_of("suite_failed")]
     if dropped:
         found.append(Warning(f"{count(len(dropped), 'evaluation')} dropped, as evaluation fell behind the training: {_steps_of(dropped)}."))
     return found

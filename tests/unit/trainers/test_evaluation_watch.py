@@ -8,6 +8,7 @@ import pytest
 from tunefleet.cluster.errors import StorageError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.cluster.world import World
+from tunefleet.trainers.console import SAID, describe
 from tunefleet.trainers.evaluation.files import base_key, digest, read_base, read_results, result_name, write_base
 from tunefleet.trainers.evaluation.outcome import Outcome
 from tunefleet.trainers.evaluation.policy import Queue, Ticket
@@ -55,7 +56,8 @@ class Script:
         loss = self.losses[ticket.step]
         if isinstance(loss, str):
             return Outcome(ticket, 1.0, error=loss)
-        return Outcome(ticket, 1.0, {"rows": 3, "tuned": {"loss": loss}, "base": {"loss": 4.0}, "difference": {}, "failed": {}, "sets": {}})
+        numbers = {"rows": 3, "tuned": {"loss": loss}, "base": {"loss": 4.0}, "difference": {}, "failed": {}, "sets": {}}
+        return Outcome(ticket, 1.0, {**numbers, **loss} if isinstance(loss, dict) else numbers)
 
     def names(self):
         return self.queue.names()
@@ -137,6 +139,17 @@ def test_a_metric_that_raises_is_an_event_and_no_number_and_nothing_else_happens
     assert [fields["error"] for kind, fields in events if kind == "evaluation_failed"] == ["ValueError: a metric of mine"]
     assert not watch.wants_stop
     assert watch.best.best_step == 30
+
+
+def test_a_metric_that_raises_among_others_is_named_in_the_file_the_event_and_the_console(make, storage, events):
+    watch = make({10: {"tuned": {"loss": 3.0, "mine": None}, "failed": {"mine": "ValueError: no word"}}})
+    (content,) = evaluate(watch, storage, 10)
+    assert content["failed"] == {"mine": "ValueError: no word"}
+    (said,) = [fields for kind, fields in events if kind == "metric_failed"]
+    assert said == {"step": 10, "metric": "mine", "error": "ValueError: no word"}
+    assert "metric_failed" in SAID
+    assert "mine" in describe({"event": "metric_failed", "time": 1.0, **said})
+    assert watch.best.best_value == 3.0
 
 
 def test_a_resume_replays_the_decision_and_removes_the_branch_that_was_given_up(make, storage, events):

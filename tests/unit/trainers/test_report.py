@@ -118,6 +118,8 @@ def test_every_kind_of_trouble_is_among_the_warnings(tmp_path: Path) -> None:
         event(43, "evaluation_failed", step=30, error="a metric raised"),
         event(44, "group_failed", phase="restarting", kind="died", cause="rank 1 was killed", restart=True, reason="1 of 3 restarts used"),
         event(45, "checkpoint_skipped", checkpoint="checkpoints/step-00000020", why="a file has another checksum"),
+        event(45, "metric_failed", step=30, metric="mine", error="ValueError: no word"),
+        event(45, "suite_failed", suite="suite.yaml", error="StorageError: gone"),
         event(46, "something_new_failed", text="of a kind that this version does not know"),
     ]
     counts = {**opening()[2], "counts": {"rows": 100, "leakage": 4, "truncated": 20}}
@@ -129,6 +131,8 @@ def test_every_kind_of_trouble_is_among_the_warnings(tmp_path: Path) -> None:
         "rank 1 was killed",
         "step-00000020",
         "Something new failed",
+        "The metric mine could not be computed",
+        "suite.yaml could not be scored: StorageError: gone",
         "whose prompt is also held out, so that the held-out numbers flatter the model: 4",
         "20% of the rows",
     ):
