@@ -84,12 +84,12 @@ def test_a_set_alone_has_the_numbers_that_it_has_among_others(run, suite, alone,
         assert found["sets"]["short"]["tuned"][name]["value"] == pytest.approx(alone["sets"]["short"]["tuned"][name]["value"], rel=1e-5)
 
 
-@pytest.mark.parametrize("actors", [1, 2, 3])
+@pytest.mark.parametrize("actors", [1, 3])  # two of them below
 def test_splitting_rows_over_actors_changes_no_score(ray_session, run, suite, alone, actors):
     assert numbers(evaluate(run.output, suite=suite, where=Where(actors))) == numbers(alone)
 
 
-def test_a_killed_actor_is_started_again_and_what_was_scored_stands(ray_session, run, suite, alone):
+def test_one_of_two_actors_is_killed_and_started_again_and_what_was_scored_stands(ray_session, run, suite, alone):
     said, killed = [], []
 
     def progress(done, rows):
