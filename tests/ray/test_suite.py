@@ -121,10 +121,9 @@ def test_a_run_leaves_what_its_own_suite_found_and_says_so_when_that_goes_wrong(
     assert sum(event["event"] == "suite_failed" for event in events(run)) == 1
 
 
-def test_a_set_of_which_no_row_is_kept_is_an_error_that_names_it(run, suite, tmp_path):
-    (tmp_path / "bare.jsonl").write_text(json.dumps({"prompt": "Why?", "completion": ""}) + "\n")
-    content = yaml.safe_load(Path(suite).read_text())
-    content["sets"]["bare"] = {"sources": [{"path": str(tmp_path / "bare.jsonl")}]}
-    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({**content, "quality": {"unsupervised": "drop"}}))
-    with pytest.raises(DataError, match=r"sets\.bare: no row is left"):
+def test_a_set_of_which_no_row_is_kept_is_an_error_that_names_it(run, tmp_path):
+    path = str(write_rows(tmp_path / "rows.jsonl", 5))
+    content = {"sets": {name: {"sources": [{"path": path}]} for name in ("first", "again")}, "quality": {"exact_duplicates": "drop"}}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(DataError, match=r"sets\.again: no row is left"):
         evaluate(run.output, suite=tmp_path / "suite.yaml")
