@@ -10,7 +10,7 @@ def remove_orphans() -> list[str]:
     from ray.util import remove_placement_group
     from ray.util.placement_group import PlacementGroup
 
-    found = [group for group in _groups() if group.creator_actor_dead and group.creator_actor_id and not group.is_detached]
+    found = [group for group in _groups() if group.creator_actor_dead and not _made_by_driver(group) and not group.is_detached]
     for group in found:
         remove_placement_group(PlacementGroup(_id(group)))
     return [group.placement_group_id.hex() for group in found]
@@ -31,6 +31,13 @@ def _groups() -> list[Any]:
     job = ray.get_runtime_context().get_job_id()
     tables = [PlacementGroupTableData.FromString(raw) for raw in accessor.get_placement_group_table()]
     return [table for table in tables if table.state != PlacementGroupTableData.REMOVED and table.creator_job_id.hex() == job]
+
+
+def _made_by_driver(group: Any) -> bool:
+    """Ray calls the maker of such a group a dead actor without an id."""
+    from ray._raylet import ActorID
+
+    return bool(ActorID(group.creator_actor_id).is_nil())
 
 
 def _id(group: Any) -> Any:

@@ -28,6 +28,7 @@ class StudyConsole:
         self._task = self._bar.add_task("study", text="starting")
         self._began, self._before, self._said_s = clock(), 0.0, -float("inf")
         self.total, self.last_step = 0, 0
+        self._ended: set[str] = set()
 
     def __enter__(self) -> StudyConsole:
         return self
@@ -44,7 +45,8 @@ class StudyConsole:
 
     def show(self, line: TrialLine, trials: Mapping[str, TrialLine]) -> None:
         """A trial has changed."""
-        if line.status in ENDED:
+        if line.status in ENDED and line.id not in self._ended:  # what it cost comes later, in a line of its own
+            self._ended.add(line.id)
             self.say(ending(line, self.metric))
         share = done_share(trials, self.total, self.last_step)
         worked, now = share - self._before, self._clock()

@@ -73,6 +73,7 @@ class Keeper:
         self._live: set[str] = set()
         self._stopping: dict[str, float] = {}
         self._before: dict[str, Mapping[str, float]] = {}
+        self._deaths: dict[str, str] = {}
         self._dry = False
         self._began, self._settled = clock(), -float("inf")
 
@@ -107,6 +108,10 @@ class Keeper:
         if not result.get("ended"):
             self._write(self._with(trial, result))
 
+    def died(self, trial: str, why: str) -> None:
+        """Why the process of a trial died, before ``ended`` says that it is not started again."""
+        self._deaths[trial] = why
+
     def ended(self, trial: str, result: Mapping[str, Any], *, died: bool = False) -> None:
         """A trial is over, or was told to end: then its workers still save and go."""
         if trial not in self._live:
@@ -114,7 +119,7 @@ class Keeper:
         self._live.discard(trial)
         line, status = self._with(trial, result), result.get("ended")
         if died:
-            line = replace(line, status=FAILED, why="the process of the trial died, time and again")
+            line = replace(line, status=FAILED, why=f"the process of the trial died, time and again: {self._deaths.get(trial, '')}")
         elif status is not None:
             line = replace(line, status=status, why=result.get("why", ""))
         else:

@@ -135,6 +135,10 @@ class Recorder(Callback):  # type: ignore[misc]
         """An evaluation."""
         self.keeper.reported(trial.trial_id, result)
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died, and is started again."""
+        self.keeper.died(trial.trial_id, last_line(str(trial.get_error() or "")))
+
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """A few times a second."""
         self.keeper.settle()
@@ -157,6 +161,11 @@ class BudgetStopper(Stopper):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Tune takes a snapshot of what stops it; ours is read from trials.jsonl."""
         return {}
+
+
+def last_line(text: str) -> str:
+    """The last line with something in it: of a traceback, what was raised."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def nested(result: dict[str, Any]) -> dict[str, Any]:

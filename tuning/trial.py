@@ -76,12 +76,12 @@ class Course:
     steps: int = 0
     workers: int = 0
     since: float | None = None
-    _at: int = 0
+    _at: int | None = None
 
     def line(self, name: str, record: Mapping[str, Any]) -> bool:
         """Take in a line; True where it is a new evaluation."""
         if name == "metrics.jsonl":
-            self.steps += max(0, record["step"] - self._at)
+            self.steps += max(0, record["step"] - self._at) if self._at is not None else 1  # the first line may be seen before the event
             self._at = record["step"]
         event = record.get("event")
         if event == "group_started":
