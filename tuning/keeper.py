@@ -143,7 +143,10 @@ class Keeper:
                 continue
             del self._stopping[trial]
             if there:
-                self._write(self._costed(self.trials[trial], json.loads(output.read(TRIAL))["cost"]))
+                told = json.loads(output.read(TRIAL))
+                line = self._with(trial, told)
+                done = told["ended"] == FINISHED  # it came to its end before it was told to stop
+                self._write(replace(line, status=FINISHED, why="") if done else line)
             self._gone()
 
     def spent(self) -> str | None:

@@ -163,7 +163,8 @@ class Attempt:
         storage = open_storage(self.output)
         said = {"ended": ended, "why": why, "saved": newest_step(storage)}
         try:
-            storage.put(TRIAL, json.dumps({**said, "cost": self.course.cost()}).encode())
+            course = {STEP: self.course.step, "metrics": dict(self.course.metrics), "cost": self.course.cost()}
+            storage.put(TRIAL, json.dumps({**said, **course}).encode())
         finally:  # a storage in trouble must not leave the study waiting
             self._report({"done": True, **said})
 

@@ -83,12 +83,23 @@ def test_a_stopped_trial_holds_its_room_until_its_workers_have_gone_and_then_say
     keeper.settle()
     assert keeper.next() is None
     assert swept == []
-    open_storage(keeper.trials["00000"].output).put(TRIAL, json.dumps({"cost": {"steps": 14, "worker_seconds": 28.0}}).encode())
+    open_storage(keeper.trials["00000"].output).put(TRIAL, json.dumps(result(10, 3.0, 14, ended="stopped")).encode())
     clock.s += 1
     keeper.settle()
     assert swept == [1]
     assert keeper.trials["00000"].compute == {"steps": 14, "worker_seconds": 28.0}
     assert begin(keeper) == "00001"
+
+
+def test_a_trial_that_was_done_before_it_could_be_stopped_counts_as_finished(make, clock):
+    keeper = make(0.1)
+    begin(keeper)
+    keeper.ended("00000", result(10, 3.0, 10))
+    open_storage(keeper.trials["00000"].output).put(TRIAL, json.dumps(result(40, 2.0, 40, ended="finished")).encode())
+    clock.s += 1
+    keeper.settle()
+    line = last_lines(lines(keeper))["00000"]
+    assert (line.status, line.step, line.metrics, line.why) == ("finished", 40, {"loss": 2.0}, "")
 
 
 def test_a_stopped_trial_that_never_ends_is_given_up_after_its_time(make, clock):
