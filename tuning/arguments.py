@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tunefleet.cluster.errors import SettingsError, nearest
 
@@ -30,7 +30,7 @@ class Option:
 class Verb:
     """What a verb takes. ``subject`` is its first positional argument, ``more`` those behind it (any number, in ``options.more``).
 
-    ``keys`` says whether settings of the run file may be given too.
+    ``keys`` says whether settings of the file may be given too; ``file`` is what the subject is, the run file or the study file.
     """
 
     subject: str = ""
@@ -39,6 +39,7 @@ class Verb:
     more_help: str = ""
     options: tuple[Option, ...] = ()
     keys: bool = False
+    file: Literal["run", "study"] = "run"
 
 
 DEBUG = Option("--debug", "show the traceback of an error")

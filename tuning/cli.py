@@ -15,9 +15,13 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunefleet.cluster.errors import SettingsError, TunefleetError, nearest
 from tunefleet.tuning.arguments import HELP, Verb, parser_of, split
+
+if TYPE_CHECKING:
+    from tunefleet.cluster.settings import Settings
 
 COMMANDS = Path(__file__).parent / "commands"
 STOPPED = 130  # as a shell reports a process that Ctrl-C ended
@@ -64,10 +68,10 @@ def _dispatch(words: list[str]) -> int:
     command = import_module(f"tunefleet.tuning.commands.{name}")
     verb: Verb = command.VERB
     asked = any(word in HELP for word in rest)
-    parser = parser_of(name, verb, known[name], _keys_help() if verb.keys and asked else "")
+    parser = parser_of(name, verb, known[name], _keys_help(verb.file) if verb.keys and asked else "")
     from tunefleet.tuning.printing import results_alone
 
-    left, settings = split(rest, verb, _top_keys)
+    left, settings = split(rest, verb, lambda: list(_file(verb.file).model_fields))
     try:
         options = parser.parse_intermixed_args(left)  # options may stand between a verb's words
     except SystemExit as error:  # argparse has printed its help (0) or what is wrong (2)
@@ -104,26 +108,27 @@ def _overview() -> str:
     )
 
 
-def _keys_help() -> str:
-    """Every key of the run file with its default and meaning, wrapped."""
+def _keys_help(which: str) -> str:
+    """Every key of the run file, or of the study file, with its default and meaning, wrapped."""
     import shutil
     import textwrap
 
     from tunefleet.cluster.settings import describe
-    from tunefleet.trainers.run import RunFile
 
     width = max(60, min(shutil.get_terminal_size().columns, 160))
-    lines = ["keys of the run file (key=value, or --key value; N counts from 0):"]
-    for key, default, about in describe(RunFile):
+    lines = [f"keys of the {which} file (key=value, or --key value; N counts from 0):"]
+    for key, default, about in describe(_file(which)):
         lines.append(f"  {key} [{default}]")
         lines += textwrap.wrap(about, width, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
 
 
-def _top_keys() -> list[str]:
+def _file(which: str) -> type[Settings]:
+    """The settings of a run file or a study file."""
     from tunefleet.trainers.run import RunFile
+    from tunefleet.tuning.study import StudyFile
 
-    return list(RunFile.model_fields)
+    return StudyFile if which == "study" else RunFile
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.handover import Pointer
 from tunefleet.tuning.goal import STEP
-from tunefleet.tuning.lines import ENDED, FAILED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines
+from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines
 from tunefleet.tuning.study import SEED, Budget
 from tunefleet.tuning.trial import END_S, TRIAL, output_of
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich.console import Console
 
 from tunefleet.cluster import lease
-from tunefleet.cluster.errors import OutputError, Refusal
+from tunefleet.cluster.errors import OutputError, Refusal, RequestError
 from tunefleet.cluster.metrics import delete_lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, absolute, chain
@@ -32,9 +32,6 @@ from tunefleet.tuning.study import STUDY, Study, StudyFile
 from tunefleet.tuning.studycheck import concurrency, load_study, make_goal, need, points_to_check
 from tunefleet.tuning.studyreport.write import report_of_study
 from tunefleet.tuning.trial import FOLDER, Plan
-
-if TYPE_CHECKING:
-    from tunefleet.cluster.session import Session
 
 BEST = "best.yaml"
 BASE = "base"  # what all trials share: a tokenizer trained on the rows, the scores of the base model
@@ -118,7 +115,12 @@ def held(storage: Storage, study: Study, *, resume: bool, overwrite: bool) -> It
             raise OutputError("output: nothing to resume", got=study.file.output, want="a study that has begun", fix="leave --resume out")
         if overwrite and exists:
             clear(storage)
-        yield
+        try:
+            yield
+        except RequestError:
+            if not has_lines(storage, TRIALS):  # nothing was begun: the mended request needs no --overwrite
+                clear(storage)
+            raise
     finally:
         mine.release()
 
@@ -174,7 +176,7 @@ def _run(
         for text in (*session.decisions, *room.decisions):
             console.say(f"note: {text}")
             events.decisions([text])
-        share_bases(links, base, room, session, console)
+        share_bases(links, base, console)
         keeper, scheduler = book_of(study, storage, earlier, Limits(room.concurrent, study.file.budget, base.training.seed, spent_s), console)
         absolute_file = study.file.model_copy(update={"run": base.model_dump(mode="json"), "output": storage.address})
         limit = study.file.budget.wall_time_s
@@ -240,7 +242,7 @@ def room_for(study: Study, available: Mapping[str, float], *, local: bool) -> Ro
     return Room(concurrent, needs, found.kind, (f"{found.said}, with {concurrent} trial{'s' if concurrent > 1 else ''} at a time",))
 
 
-def share_bases(links: list[Link], base: RunFile, room: Room, session: Session, console: StudyConsole) -> None:
+def share_bases(links: list[Link], base: RunFile, console: StudyConsole) -> None:
     """Do once what every trial would do: the runs that it stands on, the shards, a tokenizer of the rows, the scores of the base model."""
     from tunefleet.cluster.tasks import Cluster
     from tunefleet.trainers.launch import prepared, train
@@ -253,14 +255,9 @@ def share_bases(links: list[Link], base: RunFile, room: Room, session: Session, 
     console.say("preparing rows")
     quiet = RunConsole(Console(quiet=True))
     last = links[-1]
-    ready = prepared(Claim(last.run, open_storage(base.output), 0, ()), last.known, quiet, lambda: _open(Cluster()))
+    ready = prepared(Claim(last.run, open_storage(base.output), 0, ()), last.known, quiet, lambda: nullcontext(Cluster()))
     if base.data.holdout:
         score_base(last.run, ready.prepared.store, ready.pad_id, console)
-
-
-@contextmanager
-def _open(cluster: Any) -> Iterator[Any]:
-    yield cluster
 
 
 def score_base(run: RunFile, store: str, pad_id: int, console: StudyConsole) -> None:
@@ -291,7 +288,7 @@ def book_of(study: Study, storage: Storage, earlier: list[TrialLine], limits: Li
     if isinstance(scheduler, StudyScheduler):
         reasons = scheduler.reasons
     else:  # a population: all of it is begun, and Tune shares out the room
-        limits, reasons = Limits(total, limits.budget, limits.seed, limits.spent_s), {}
+        limits, reasons = replace(limits, live=total), {}
     searcher = replay_searcher(make_searcher(study), earlier)
     live = LiveFiles(study, storage, console)
     keeper = Keeper(storage, searcher, limits, earlier, why=reasons.get, changed=lambda line: live.changed(line, keeper.trials), gone=remove_orphans)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from livestudies import small_study, trial_events, trial_lines, trials, written
 from processes import until
-from studies import small_study, trial_events, trial_lines, trials, written
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.manifest import newest_step

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from livestudies import RATE, small_study, trial_events, trial_lines, trials
 from processes import until
-from studies import RATE, small_study, trial_events, trial_lines, trials
 
 from tunefleet.cluster.storage import open_storage
 

@@ -13,6 +13,7 @@ VERB = Verb(
     subject="study.yaml",
     subject_help="the study file",
     keys=True,
+    file="study",
     options=(
         Option("--resume", "go on with a study that was cut: what has ended stays, what had begun goes on from its checkpoints"),
         Option("--overwrite", "start anew in an output that exists"),

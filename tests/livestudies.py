@@ -1,0 +1,48 @@
+"""Small real studies for tests: a run of tests/runs.py, varied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from runs import small_run
+
+from tunefleet.cluster.metrics import read_lines
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.stage import EVENTS, METRICS
+from tunefleet.tuning.lines import TrialLine, last_lines, read_trials
+from tunefleet.tuning.study import StudyFile
+
+RATE = "training.learning_rate"
+
+
+def small_study(folder: Path, rates: list[float], *, run: dict[str, Any] | None = None, **sections: Any) -> StudyFile:
+    """A study over learning rates; two workers a trial, two trials at a time."""
+    quick = {"checkpoint": {"every_steps": 10}, "evaluation": {"every_steps": 10, "samples": {"number": 0}}, "failures": {"start_timeout_s": 900}}
+    varied = small_run(folder, **{"training": {"max_steps": 30}, **quick, **(run or {})})
+    defaults = {"name": "small", "searcher": {"kind": "grid"}, "budget": {"concurrent_trials": 2}, "output": str(folder / "study")}
+    space = {RATE: {"choice": rates}}
+    return StudyFile.model_validate({"run": varied.model_dump(mode="json"), "space": space, **defaults, **sections})
+
+
+def written(study: StudyFile, folder: Path) -> Path:
+    """A study file in a folder."""
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    return file
+
+
+def trials(study: StudyFile) -> dict[str, TrialLine]:
+    """How its trials stand."""
+    return last_lines(read_trials(open_storage(study.output)))
+
+
+def trial_events(study: StudyFile, trial: str) -> list[dict[str, Any]]:
+    """The events of a trial's run."""
+    return read_lines(open_storage(f"{study.output}/trials/{trial}"), EVENTS)
+
+
+def trial_lines(study: StudyFile, trial: str) -> list[dict[str, Any]]:
+    """The metrics of a trial's run."""
+    return read_lines(open_storage(f"{study.output}/trials/{trial}"), METRICS)
