@@ -33,7 +33,9 @@ def test_unquoted_exponents_are_numbers_and_no_is_a_word(run_file):
     assert run.name == "no"
 
 
-@pytest.mark.parametrize("example", sorted(set((ROOT / "examples").glob("*.yaml")) - {ROOT / "examples" / "suite.yaml"}), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "example", sorted(path for path in (ROOT / "examples").glob("*.yaml") if path.stem not in ("gate", "suite")), ids=lambda path: path.stem
+)
 def test_every_example_is_a_valid_run_file(example):
     run = load_run(example)
     assert run.scaling.num_workers == 2
