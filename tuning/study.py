@@ -40,15 +40,11 @@ class StudyFile(Settings):
     version: Literal[1] = Field(default=1, description="version of this format")
     name: str = Field(default="study", description="a name for people")
     run: str | dict[str, Any] = Field(description="the run file that is varied: its path, or a run file in place")
-    space: dict[str, Range] = Field(description="dotted keys of the run file, and the range that each is searched over")
+    space: dict[str, Range] = Field(description="dotted keys of the run file, each with its range: choice, uniform, loguniform, int or quantised")
     metric: str = Field(default="loss", description="the metric of held-out evaluation that trials are compared by; one of the run's evaluation.metrics")
     mode: Literal["min", "max"] = Field(default="min", description="whether a smaller or a larger value is better")
-    searcher: Annotated[Settings, Plugin(SEARCHERS)] = Field(
-        default={"kind": "random"}, validate_default=True, description="which configurations are tried: grid, random, tpe, pbt"
-    )
-    stopper: Annotated[Settings, Plugin(STOPPERS)] = Field(
-        default={"kind": "none"}, validate_default=True, description="which trials are stopped early: none, asha, median, plateau"
-    )
+    searcher: Annotated[Settings, Plugin(SEARCHERS)] = Field(default={"kind": "random"}, validate_default=True, description="which configurations are tried")
+    stopper: Annotated[Settings, Plugin(STOPPERS)] = Field(default={"kind": "none"}, validate_default=True, description="which trials are stopped early")
     budget: Budget = Field(default=Budget(), description="when the study ends, and how many trials go on at once")
     repeats: PositiveInt = Field(default=1, description="trials of each configuration, with training.seed, training.seed + 1, ...; their mean counts")
     output: str = Field(description="folder of everything that the study writes")

@@ -141,6 +141,17 @@ def test_as_many_trials_at_a_time_as_were_asked_for_or_a_refusal(tmp_path):
     assert refused.value.fix == "set budget.concurrent_trials to 2"
 
 
+def test_the_help_of_tune_lists_the_keys_of_the_study_file_and_takes_them(capsys, tmp_path):
+    assert cli.main(["tune", "-h"]) == 0
+    out = capsys.readouterr().out
+    assert "keys of the study file" in out
+    assert "searcher.warm_start [[]]" in out
+    assert cli.main(["tune", str(study_file(tmp_path)), "--repeats", "0", "metric=los"]) == 2
+    err = capsys.readouterr().err
+    assert "repeats: not allowed (command line)" in err
+    assert "metric: no evaluation computes it" in err
+
+
 @pytest.mark.parametrize("example", sorted((ROOT / "examples" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_that_ship_have_no_problem(example, monkeypatch):
     monkeypatch.chdir(ROOT)
