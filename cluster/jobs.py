@@ -20,11 +20,9 @@ from typing import Any
 from tunefleet.cluster.errors import PreflightError, RequestError, SettingsError
 from tunefleet.cluster.jobserver import JobServer
 from tunefleet.cluster.masking import masked
-from tunefleet.cluster.session import WORKER_ENVIRONMENT
+from tunefleet.cluster.session import MARKET, WORKER_ENVIRONMENT, is_spot
 from tunefleet.cluster.wheel import archive, wheel
 
-MARKET = "ray.io/market-type"
-"""The label that says what kind of machine a node is: ``spot`` or ``on-demand``. Ray sets it where the cloud's launcher does, else `ray start --labels`."""
 OURS = "tunefleet"
 """Begins the keys of a job's metadata that are ours."""
 _START = rb"""# The interpreter of this node's Ray, whatever PATH says: jobs are started by a child of the raylet, which was told it.
@@ -106,7 +104,7 @@ def head_problems(found: Sequence[Node], *, spot_head: bool) -> list[RequestErro
             fix="start the cluster with an on-demand head; --spot-head submits all the same",
         )
         for node in found
-        if node.head and node.labels.get(MARKET, "").lower() in ("spot", "preemptible") and not spot_head
+        if node.head and is_spot(node.labels) and not spot_head
     ]
 
 

@@ -35,6 +35,8 @@ WORKER_ENVIRONMENT = {
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With this Ray takes 127.0.0.1 as the node's address and listens nowhere else, as it always does on macOS. It is read when Ray is imported."""
 _OBJECT_STORE_BYTES = 512 << 20
+MARKET = "ray.io/market-type"
+"""The label that says what kind of machine a node is: ``spot`` or ``on-demand``. The cloud's launcher sets it, or `ray start --labels`."""
 _owned = False
 
 
@@ -145,7 +147,20 @@ def _join(address: str) -> Session:
             want="the same versions of Ray and Python, and a driver on one of the cluster's nodes",
             fix="compare the versions with `tunefleet doctor` on the head, or submit the run to the cluster",
         ) from error
-    return Session(address, owned=False, dashboard=page_address(context.dashboard_url))
+    decisions = spot_warning(ray.get_runtime_context().get_node_labels())
+    return Session(address, owned=False, dashboard=page_address(context.dashboard_url), decisions=decisions)
+
+
+def spot_warning(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """What to say where this driver's own node, of these labels, may be taken away at any time: the run ends with its driver."""
+    if not is_spot(labels):
+        return ()
+    return (f"this driver lives on a spot node ({MARKET}={labels[MARKET]}): when that is taken away the run ends; submit from an on-demand head",)
+
+
+def is_spot(labels: Mapping[str, str]) -> bool:
+    """Whether a node may be taken away by its cloud."""
+    return labels.get(MARKET, "").lower() in ("spot", "preemptible")
 
 
 def in_submitted_job(environment: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.handover import Pointer
+from tunefleet.trainers.stopping import ask_to_stop
 from tunefleet.tuning.goal import STEP
 from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines
 from tunefleet.tuning.study import SEED, Budget
@@ -18,6 +20,8 @@ from tunefleet.tuning.trial import END_S, TRIAL, output_of
 
 FINISHED_SEARCH = "FINISHED"
 SETTLE_S = 0.5
+LEAVE_LOOKS = 60
+"""How often trials under way are asked to end, SETTLE_S apart."""
 
 
 class Suggests(Protocol):
@@ -75,11 +79,13 @@ class Keeper:
         self._before: dict[str, Mapping[str, float]] = {}
         self._deaths: dict[str, str] = {}
         self._dry = False
+        self.leaving = False
+        """The study is to end, and to go on later: no trial begins, and one that ends unfinished is one that was cut."""
         self._began, self._settled = clock(), -float("inf")
 
     def next(self) -> Begun | None:
         """The next trial, where there is room for one: first those that an earlier start left unfinished. None for none now."""
-        if self.spent() is not None or len(self._live) + len(self._stopping) >= self.limits.live:
+        if self.leaving or self.spent() is not None or len(self._live) + len(self._stopping) >= self.limits.live:
             return None
         if self._again:
             line = self._again.pop(0)
@@ -118,6 +124,10 @@ class Keeper:
             return
         self._live.discard(trial)
         line, status = self._with(trial, result), result.get("ended")
+        if self.leaving and status == STOPPED:
+            self._write(line)
+            self._gone()
+            return
         if died:
             line = replace(line, status=FAILED, why=f"the process of the trial died, time and again: {self._deaths.get(trial, '')}")
         elif status is not None:
@@ -160,7 +170,18 @@ class Keeper:
 
     def over(self) -> bool:
         """Whether nothing is left to do or to wait for."""
-        return not self._live and not self._stopping and (self.spent() is not None or (self._dry and not self._again))
+        return not self._live and not self._stopping and (self.leaving or self.spent() is not None or (self._dry and not self._again))
+
+    def leave(self) -> None:
+        """Ask every trial under way to save and end, so that the study can go on with them later. Called from a thread, when the study is to end."""
+        self.leaving = True
+        for _ in range(LEAVE_LOOKS):
+            live = list(self._live)
+            for trial in live:  # again and again: one that begins may claim its output, and forget what stood there, only now
+                ask_to_stop(open_storage(self.trials[trial].output), "the study is asked to stop")
+            if not live:
+                return
+            threading.Event().wait(SETTLE_S)
 
     def steps(self) -> float:
         """Optimizer steps of all trials so far."""

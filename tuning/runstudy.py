@@ -16,13 +16,15 @@ import yaml
 from rich.console import Console
 
 from tunefleet.cluster import lease
-from tunefleet.cluster.errors import OutputError, Refusal, RequestError
+from tunefleet.cluster.errors import OutputError, Refusal, RequestError, Stopped
+from tunefleet.cluster.grace import graceful
 from tunefleet.cluster.metrics import delete_lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, absolute, chain
 from tunefleet.trainers.console import RunConsole
 from tunefleet.trainers.ledger import Events, ledger, read_events
 from tunefleet.trainers.manifest import brief
+from tunefleet.trainers.output import Resume
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.console import StudyConsole
 from tunefleet.tuning.keeper import Keeper, Limits
@@ -66,11 +68,11 @@ def tune_study(
     source: StudyFile | str | Path,
     overrides: Mapping[str, str] | None = None,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     address: str | None = None,
 ) -> StudyResult:
-    """Do a study, whole. ``resume`` goes on with one that was cut: what has ended stays, what had begun goes on from its checkpoints.
+    """Do a study, whole. ``resume`` goes on with one that was cut (``"auto"`` starts anew where there is none): what has ended stays.
 
     Raises RequestError (exit code 2) for everything that is wrong with the request, before a trial starts. A trial that fails does not end the study.
     """
@@ -101,7 +103,7 @@ def result_of(study: Study, storage: Storage, trials: Mapping[str, TrialLine]) -
 
 
 @contextmanager
-def held(storage: Storage, study: Study, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def held(storage: Storage, study: Study, *, resume: Resume, overwrite: bool) -> Iterator[None]:
     """Hold the study's output. Raises OutputError where it exists and nobody said what to do with it, or where another study runs there."""
     if resume and overwrite:
         raise OutputError("resume and overwrite exclude each other", fix="--resume goes on, --overwrite starts anew")
@@ -111,7 +113,7 @@ def held(storage: Storage, study: Study, *, resume: bool, overwrite: bool) -> It
         if exists and not resume and not overwrite:
             fix = "--resume goes on with it, --overwrite starts anew"
             raise OutputError("output: exists already", got=study.file.output, want="a folder without a study", fix=fix)
-        if resume and not exists:
+        if resume is True and not exists:
             raise OutputError("output: nothing to resume", got=study.file.output, want="a study that has begun", fix="leave --resume out")
         if overwrite and exists:
             clear(storage)
@@ -190,10 +192,13 @@ def _run(
         try:
             from tunefleet.tuning.raytune import run_trials
 
-            run_trials(plan, keeper, scheduler, concurrent=room.concurrent)
+            with graceful(keeper.leave, base.failures.stop_timeout_s):
+                run_trials(plan, keeper, scheduler, concurrent=room.concurrent)
         finally:
             keeper.close()
             remove_orphans()
+        if keeper.leaving:
+            raise Stopped(f"{study.file.name}: stopped on request", got="SIGTERM to the driver; its trials have saved", fix="--resume goes on with them")
         return keeper.trials
 
 

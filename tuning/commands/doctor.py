@@ -86,9 +86,14 @@ def _ray(options: argparse.Namespace) -> Iterator[Finding]:
     if not options.address:
         yield Finding("ray cluster", "note", "none named: a run starts a local one", "--address host:port looks at a running one")
         return
+    from tunefleet.cluster.jobserver import job_server
     from tunefleet.cluster.session import connect
 
     try:
+        if "://" in options.address:
+            server = job_server(options.address)
+            yield Finding("job server", "ok" if server.guarded else "note", f"{server.url} answers", "; ".join(server.remarks()))
+            return
         with connect(options.address) as session:
             resources = session.resources()
             yield Finding("ray cluster", "ok", ", ".join(f"{name} {resources[name]:g}" for name in ("CPU", "GPU") if name in resources))

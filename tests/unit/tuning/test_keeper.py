@@ -1,11 +1,16 @@
 """The book of a study: what is begun when, what each change writes, what a cut study goes on with, when the budget ends it."""
 
 import json
+import threading
 
 import pytest
+from processes import until
 
+from tunefleet.cluster.lease import Lease
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.handover import Pointer
+from tunefleet.trainers.output import LEASE
+from tunefleet.trainers.stopping import asked_to_stop
 from tunefleet.tuning.keeper import Keeper, Limits
 from tunefleet.tuning.lines import last_lines, read_trials
 from tunefleet.tuning.study import Budget
@@ -164,3 +169,21 @@ def test_parameters_that_pbt_changes_are_a_line_with_the_checkpoint_that_they_ca
     assert (last.id, last.parameters, last.parent) == ("00001", {KEY: 0.08}, {"id": "00000", "step": 40})
     keeper.started("00001", {KEY: 0.08}, None)
     assert lines(keeper)[-1] == last
+
+
+def test_a_study_that_is_to_end_asks_its_trials_and_goes_on_with_them_later(make, clock):
+    keeper = make(1e-3, 1e-2, 1e-1)
+    first, second = begin(keeper), begin(keeper)
+    held = Lease.acquire(open_storage(keeper.trials[first].output), LEASE, holder="trial")
+    thread = threading.Thread(target=keeper.leave)
+    thread.start()
+    until(lambda: asked_to_stop(open_storage(keeper.trials[first].output), held.fence))
+    assert keeper.next() is None
+    keeper.ended(first, result(7, 0.5, 7, ended="stopped", why="stopped on request"))
+    keeper.ended(second, result(9, 0.4, 9, ended="finished"))
+    thread.join(30)
+    held.release()
+    assert keeper.over()
+    assert {line.id: (line.status, line.step) for line in last_lines(lines(keeper)).values()} == {first: ("running", 7), second: ("finished", 9)}
+    keeper.close()
+    assert make(1e-3, earlier=lines(keeper)).next().id == first
