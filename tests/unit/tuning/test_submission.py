@@ -7,6 +7,7 @@ import yaml
 
 from tunefleet.cluster.errors import Refusal, SettingsError
 from tunefleet.cluster.jobs import Node, head_problems, is_here
+from tunefleet.cluster.session import spot_warning
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.cli import main
 from tunefleet.tuning.submission import is_study, local_paths, parcel_of
@@ -139,6 +140,12 @@ def test_a_head_on_a_spot_node_is_refused_unless_it_is_wanted():
     assert "10.0.0.1" in problem.got
     assert head_problems(nodes("SPOT"), spot_head=True) == []
     assert head_problems(nodes("on-demand"), spot_head=False) == head_problems(nodes(""), spot_head=False) == []
+
+
+def test_a_driver_on_a_spot_node_is_told_so():
+    assert spot_warning({"ray.io/market-type": "on-demand"}) == spot_warning({}) == ()
+    (said,) = spot_warning({"ray.io/market-type": "spot"})
+    assert "ray.io/market-type=spot" in said
 
 
 def test_a_cluster_is_here_only_when_its_own_folder_is(tmp_path):
