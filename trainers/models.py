@@ -48,9 +48,8 @@ def build(run: RunFile, world: World) -> Built:
     """
     Refusal.raise_if(model_problems(run))
     config = model_config(run.model)
-    attention, decisions = _attention(run.model, config)
+    kwargs, decisions = attention_settings(run.model, config)
     fingerprint = world.broadcast(base_fingerprint(run) if world.main else None)
-    kwargs = {"attn_implementation": attention} if attention else {}
     random = _random_weights(run, config, kwargs, world) if run.model.init == "random" else None
     with partitioned_loading(run, world) as partitioned, freed_at_once() if partitioned else nullcontext():
         if run.model.init == "pretrained":
@@ -59,14 +58,19 @@ def build(run: RunFile, world: World) -> Built:
             model = _partitioned_random(run, config, kwargs, random)
         else:
             model = random
-        if run.training.gradient_checkpointing:
-            _recompute(model)
+        model = equipped(model, run)
         if isinstance(run.peft, Lora):
-            model = attach(model, run.peft, run.training.seed)
             if (adapter := adapter_to_go_on(run)) is not None:
                 fill_adapter(model, adapter)
             decisions += _untouched_experts(model)
     return Built(model.train(), fingerprint, tuple(decisions))
+
+
+def equipped(model: Any, run: RunFile) -> Any:
+    """The model with recomputation and new adapters, where the run wants them."""
+    if run.training.gradient_checkpointing:
+        _recompute(model)
+    return attach(model, run.peft, run.training.seed) if isinstance(run.peft, Lora) else model
 
 
 def model_config(model: Model) -> Any:
@@ -231,13 +235,13 @@ def _recompute(model: Any) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _attention(model: Model, config: Any) -> tuple[str | None, list[str]]:
-    """What is passed to transformers (None: its own choice), and what was decided."""
+def attention_settings(model: Model, config: Any) -> tuple[dict[str, Any], list[str]]:
+    """What is passed to transformers (nothing: its own choice), and what was decided."""
     if model.attn_implementation != "auto":
-        return model.attn_implementation, []
+        return {"attn_implementation": model.attn_implementation}, []
     if config.get_text_config().to_dict().get("attn_logit_softcapping"):
-        return "eager", ["model.attn_implementation: eager, since sdpa would leave out this model's attention soft-capping"]
-    return None, []
+        return {"attn_implementation": "eager"}, ["model.attn_implementation: eager, since sdpa would leave out this model's attention soft-capping"]
+    return {}, []
 
 
 def _untouched_experts(model: Any) -> list[str]:
