@@ -30,6 +30,7 @@ from tunefleet.trainers.manifest import newest_step
 from tunefleet.trainers.nested import Nested, claim_patiently, take_base
 from tunefleet.trainers.origin import lay_ready
 from tunefleet.trainers.output import Claim, Resume, finished, join_logs, output_problems
+from tunefleet.trainers.plan.fit import memory_warnings
 from tunefleet.trainers.report.write import report_at_end
 from tunefleet.trainers.run import Evaluation, Model, RunFile, read_run
 from tunefleet.trainers.stage import DONE, EVENTS, WORKERS, Stage, read_done
@@ -84,6 +85,8 @@ def train(
             with_what = {"run_id": run_id(read_events(held.storage)), "machine": machine(), "versions": versions(), "commit": commit()}
             Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed, **with_what)
         _decide(claims[-1:], console, [_reused(output, found) for output, found in done.items()])
+        if address is None and nested is None:  # of a cluster it is not known here what its nodes have
+            _decide(claims[-1:], console, memory_warnings(links[-1].run, links[-1].known))
         stages = _run(claims, [link.known for link in pending], address, console, nested)
         _close(claims, stages)
         result = result_of(links[-1].run.output)

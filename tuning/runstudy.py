@@ -25,6 +25,7 @@ from tunefleet.trainers.console import RunConsole
 from tunefleet.trainers.ledger import Events, ledger, read_events
 from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.output import Resume
+from tunefleet.trainers.plan.fit import memory_warnings
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.console import StudyConsole
 from tunefleet.tuning.keeper import Keeper, Limits
@@ -172,6 +173,10 @@ def _run(
     here = machine_of([base])
     set_environment(local=address is None)  # before anything imports Ray
     room = room_for(study, here, local=True) if address is None else None
+    if room is not None:
+        for text in memory_warnings(links[-1].run, links[-1].known, at_once=room.concurrent):
+            console.say(f"note: {text}")
+            events.decisions([text])
     console.say("starting Ray" if address is None else f"joining the Ray cluster at {address}")
     with connect(address, cpus_needed=room.concurrent * room.needs["CPU"] if room else 1) as session:
         room = room or room_for(study, session.resources(), local=False)

@@ -50,8 +50,11 @@ def floor_bytes(run: RunFile, sizes: Sizes) -> tuple[int, int]:
     return 0, weights + state
 
 
-def quick_warnings(run: RunFile, known: Model, *, host: int | None, device: int | None) -> list[str]:
-    """What cannot fit whatever a step looks like; a line each. ``host``: free bytes of this machine; ``device``: of its smallest GPU. None: not known."""
+def memory_warnings(run: RunFile, known: Model, *, at_once: int = 1) -> list[str]:
+    """What this machine is too small for whatever a step looks like: a line each, in a moment. ``at_once``: runs of this kind that it holds at a time.
+
+    ``known`` is the model that can be looked at now. A run that passes may still be too large: the worker's rehearsal and ``tunefleet plan`` count activations.
+    """
     from tunefleet.cluster.errors import RequestError
     from tunefleet.trainers.models import equipped, skeleton
     from tunefleet.trainers.plan.work import sizes_of
@@ -60,12 +63,17 @@ def quick_warnings(run: RunFile, known: Model, *, host: int | None, device: int 
         sizes = sizes_of(equipped(skeleton(known), run))
     except RequestError:
         return []  # whoever builds the model says what is wrong with it
+    return too_small(run, sizes, host=free_host(), device=smallest_gpu() if run.scaling.use_gpu else None, at_once=at_once)
+
+
+def too_small(run: RunFile, sizes: Sizes, *, host: int | None, device: int | None, at_once: int = 1) -> list[str]:
+    """What does not fit into ``host`` bytes of free memory, and ``device`` bytes of a GPU; None is not known."""
     on_device, on_host = floor_bytes(run, sizes)
     ranks, found = run.scaling.num_workers, []
     held = f"zero.stage: {run.zero.stage}, zero.offload: {run.zero.offload}, {ranks} ranks, {sizes.trained:,} of {sizes.parameters:,} parameters trained"
     if run.scaling.use_gpu and device is not None and on_device > device:
         found.append(f"a rank needs at least {_gib(on_device)} of GPU memory before any activation, and a GPU here has {_gib(device)} ({held})")
-    wanted = ranks * (PROCESS_BYTES + (on_host if run.scaling.use_gpu else on_device))
+    wanted = at_once * ranks * (PROCESS_BYTES + (on_host if run.scaling.use_gpu else on_device))
     if host is not None and wanted > host:
         found.append(f"the ranks need at least {_gib(wanted)} of host memory before any activation, and {_gib(host)} are free here ({held})")
     return [f"memory: {text}; see `tunefleet plan`" for text in found]

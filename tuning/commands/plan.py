@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tunefleet.tuning.arguments import Option, Verb
+from tunefleet.tuning.arguments import TRUST, Option, Verb
 from tunefleet.tuning.printing import print_json, print_table, remark
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ VERB = Verb(
         Option("--peak-tflops", "peak of one of your devices, instead of the table's", metavar="N"),
         Option("--utilisation", "share of the peak that is reached, instead of 0.35", metavar="X"),
         Option("--price", "dollars an hour for one machine, instead of the table's", metavar="USD"),
+        TRUST,
         Option("--json", "print the plan as JSON on stdout; sizes in bytes"),
     ),
 )
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     from tunefleet.trainers.plan.make import Figures, plan_of, to_json
 
     own = {name: positive(f"--{name.replace('_', '-')}", vars(options)[name]) for name in ("tokens_per_second", "peak_tflops", "utilisation", "price")}
-    links = checked(options.subject, settings, resume=False, overwrite=True, local=False)
+    links = checked(options.subject, settings, resume=False, overwrite=True, local=False, trust_code=options.trust_code)
     peak, share = own["peak_tflops"], own["utilisation"]
     figures = Figures(own["tokens_per_second"], None if peak is None else peak * 1e12, *([] if share is None else [share]))
     if own["price"] is not None:
