@@ -108,7 +108,7 @@ def test_asha_finds_the_best_of_a_recorded_grid_for_two_fifths_of_its_steps(tmp_
     losses = {json.dumps(one["parameters"], sort_keys=True): one["losses"] for one in record["trials"]}
     points = [one["parameters"] for one in record["trials"]]
     last, every = record["steps"], record["evaluated_every"]
-    stopper = {"kind": "asha", "grace_steps": 20, "reduction_factor": 4}
+    stopper = {"kind": "asha", "grace_steps": 20, "reduction_factor": 3}
     study = make_study(tmp_path, space={"peft.r": {"choice": [1, 2]}}, run={"peft": {"kind": "lora"}}, stopper=stopper)
     over, share = [], []
     for order in range(5):
