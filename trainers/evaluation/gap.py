@@ -60,34 +60,41 @@ def of_tokens(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     return {name: metric for name, metric in metrics.items() if ANSWER not in metric.reads}
 
 
-def overfitting(tuned: Scored, base: Scored, metrics: Mapping[str, Metric], *, resamples: int, seed: int) -> dict[str, Any] | None:
-    """See gap; None where no training rows were scored, or no metric reads tokens."""
+def overfitting(
+    tuned: Scored, base: Scored, metrics: Mapping[str, Metric], *, sets: Mapping[str, Ids] | None = None, resamples: int, seed: int
+) -> dict[str, Any] | None:
+    """See gap; None where no training rows were scored, or no metric reads tokens. ``sets``: held-out rows that are also taken by themselves."""
     if not metrics or tuned.trained is None or base.trained is None or not tuned.trained.sums["tokens"].sum():
         return None
-    trained, held = (Paired.of(one, other, metrics) for one, other in ((tuned.trained, base.trained), (tuned.held, base.held)))
-    return gap(trained, held, resamples=resamples, seed=seed)
+    trained, held = (Paired.of(one, other, metrics).compared() for one, other in ((tuned.trained, base.trained), (tuned.held, base.held)))
+    several = {name: held.select(ids) for name, ids in (sets or {}).items()} if len(sets or {}) > 1 else {}
+    return gap(trained, held, several, resamples=resamples, seed=seed)
 
 
-def gap(trained: Paired, held: Paired, *, resamples: int, seed: int) -> dict[str, Any]:
+def gap(trained: Paired, held: Paired, sets: Mapping[str, Paired], *, resamples: int, seed: int) -> dict[str, Any]:
     """Training rows beside held-out ones, both by the same metrics: a value above zero says that a model is better on training rows.
 
     ``tuned``, ``base`` and ``difference`` are of the training rows; ``gaps`` holds the gap of each model, and ``overfitting`` is that of the tuned
-    one less that of its base, each with its interval. The rows of the two sides are drawn independently of each other.
+    one less that of its base, each with its interval; ``sets`` has both against each held-out set, for what is unlike the training rows is no
+    measure of overfitting. The rows of the two sides are drawn independently of each other.
     """
     result: dict[str, Any] = {"rows": len(trained.ids), "tokens": int(trained.tokens.sum())}
-    result |= {key: {} for key in (*MODELS, "difference", "overfitting")}
-    result["gaps"] = {model: {} for model in MODELS}
-    seen, unseen = trained.drawn(resamples, seed + 1), held.drawn(resamples, seed)
-    for name, metric in trained.metrics.items():
-        sign = 1.0 if metric.better == "min" else -1.0
+    seen = trained.drawn(resamples, seed + 1)
+    for model in MODELS:
+        result[model] = {name: interval(found.value[model], found.draws[model]) for name, found in seen.items()}
+    result["difference"] = {name: interval(*found.difference) for name, found in seen.items()}
+    against = {name: _against(trained.metrics, seen, part.drawn(resamples, seed)) for name, part in sets.items()}
+    return {**result, **_against(trained.metrics, seen, held.drawn(resamples, seed)), "sets": against}
+
+
+def _against(metrics: Mapping[str, Metric], seen: Mapping[str, Drawn], unseen: Mapping[str, Drawn]) -> dict[str, Any]:
+    """The gaps between training rows and some held-out ones, by metric; of a metric that failed on one side, none."""
+    result: dict[str, Any] = {"gaps": {model: {} for model in MODELS}, "overfitting": {}}
+    for name in (name for name in seen if name in unseen):
+        sign = 1.0 if metrics[name].better == "min" else -1.0
         for model in MODELS:
-            result[model][name] = interval(seen[name].value[model], seen[name].draws[model])
-            result["gaps"][model][name] = interval(*_less(unseen[name], seen[name], model, sign))
-        result["difference"][name] = interval(*seen[name].difference)
+            value = sign * (unseen[name].value[model] - seen[name].value[model])
+            result["gaps"][model][name] = interval(value, sign * (unseen[name].draws[model] - seen[name].draws[model]))
         (before, before_S), (after, after_S) = unseen[name].difference, seen[name].difference
         result["overfitting"][name] = interval(sign * (before - after), sign * (before_S - after_S))
     return result
-
-
-def _less(unseen: Drawn, seen: Drawn, model: str, sign: float) -> tuple[float, Any]:
-    return sign * (unseen.value[model] - seen.value[model]), sign * (unseen.draws[model] - seen.draws[model])

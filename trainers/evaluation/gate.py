@@ -62,7 +62,8 @@ def _places(check: Check, content: Mapping[str, Any]) -> Iterator[tuple[str, Map
     sets = content["sets"]
     general = [name for name, part in sets.items() if part.get("general")]
     if isinstance(check, Overfitting):
-        yield "training rows against held-out ones", content["gap"]
+        against = content["gap"]["sets"].get(check.set, content["gap"])  # an only set is all of them
+        yield f"training rows against {check.set or 'held-out ones'}", against
     elif isinstance(check, Forgetting):
         yield from ((name, sets[name]) for name in ([check.set] if check.set is not None else general))
     elif isinstance(check, Placed) and check.slice is not None:

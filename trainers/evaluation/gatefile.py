@@ -5,7 +5,7 @@ gain: [{metric: loss, least: 0.05}]
 regression: [{metric: loss, slice: length}, {metric: loss, set: "*", most: 0.02, end: value}]
 forgetting: [{metric: loss, set: stories, most: 0.1}]
 compliance: [{metric: matches, least: 0.95, end: worse}]
-overfitting: [{metric: loss, most: 0.5}]
+overfitting: [{metric: loss, most: 0.5, set: shakespeare}]
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Compliance(Placed):
 class Overfitting(Check):
     """The tuned model did not gain much more on training rows than on held-out ones."""
 
+    set: str | None = Field(default=None, description="the held-out set that training rows are held against; null for all: right where all are alike")
     most: float = Field(description="by how much more it may have gained on training rows, in the metric's own unit")
     end: End = Field(default="value", description=ENDS)
 
@@ -153,7 +154,7 @@ def gate_problems(gate: Gate, offered: Offered) -> list[SettingsError]:
 
 def _problems(name: str, one: Check, offered: Offered) -> Iterator[SettingsError]:
     metrics = offered.metrics
-    if isinstance(one, Placed | Forgetting) and one.set is not None and not (one.set == EVERY and isinstance(one, Placed)):
+    if isinstance(one, Placed | Forgetting | Overfitting) and one.set is not None and not (one.set == EVERY and isinstance(one, Placed)):
         if one.set not in offered.sets:
             yield _unknown(f"{name}.set: the evaluation has no such set", one.set, offered.sets)
             return

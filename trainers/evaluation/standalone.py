@@ -79,12 +79,14 @@ def evaluate(
     where = Where(examined.actors) if examined is not None and where == HERE else where
     base, tuned = _scored(subject, exam, trained, pad_id, where, progress, say)
     found = exam.closer.compare(tuned.held, base.held, exam.metrics)
-    found["gap"] = overfitting(tuned, base, of_tokens(exam.metrics), resamples=exam.run.evaluation.bootstrap, seed=exam.run.training.seed)
+    drawn: dict[str, Any] = {"resamples": exam.run.evaluation.bootstrap, "seed": exam.run.training.seed}
+    found["gap"] = overfitting(tuned, base, of_tokens(exam.metrics), sets=exam.held.sets, **drawn)
     if asked.value is not None:
         found["gate"] = judge(asked.value, found)
     content = result(subject.ticket or Ticket(0, None), found, placement="standalone", seconds=time.monotonic() - began)
     named = {"suite": examined.name} if examined is not None else {}
-    return {**content, **named, "step": subject.ticket.step if subject.ticket else None, "source": str(source)}
+    named |= {"source": str(source), "base_model": subject.run.model.name_or_path or subject.run.model.init_from or "with random weights"}
+    return {**content, **named, "step": subject.ticket.step if subject.ticket else None}
 
 
 def _checked(

@@ -21,7 +21,7 @@ def keeping(run: Gathered) -> Section | None:
     gap = evaluation.get("gap")
     if not general and not gap:
         return None
-    parts = [*_forgetting(run, evaluation, general), *(_overfitting(run, evaluation, gap) if gap else [])]
+    parts = [*_forgetting(run, evaluation, general), *(_overfitting(evaluation, gap) if gap else [])]
     return section("Forgetting and overfitting", *parts)
 
 
@@ -40,18 +40,23 @@ def _forgetting(run: Gathered, evaluation: Mapping[str, Any], general: Mapping[s
         yield table(["general set", "metric", "base", "tuned", "difference"], rows, title="What the base model could do already", numbers=[2, 3, 4])
 
 
-def _overfitting(run: Gathered, evaluation: Mapping[str, Any], gap: Mapping[str, Any]) -> Iterator[Markup]:
-    whole = evaluation.get("whole", {}).get("tuned", {})
+def _overfitting(evaluation: Mapping[str, Any], gap: Mapping[str, Any]) -> Iterator[Markup]:
+    """Training rows against each held-out set: one that is unlike them says nothing of overfitting, so no set speaks for another."""
+    sets = evaluation.get("sets", {})
+    against = gap.get("sets") or {"held-out rows": gap}
     rows: list[list[Content | Cell]] = []
-    for name, found in gap["overfitting"].items():
-        digits = digits_of(found)
-        sure = finite(found.get("low")) > 0
-        if sure:
-            value, low, high = (exact(finite(found[key]), digits) for key in ("value", "low", "high"))
-            yield notice(f"It gained {value} ({low} to {high}) more in {metric_name(name)} on rows that it was trained on than on held-out ones.", tone="warn")
-        values = (
-            with_interval(one, digits) for one in (gap["tuned"].get(name), whole.get(name), gap["gaps"]["tuned"].get(name), gap["gaps"]["base"].get(name))
-        )
-        rows.append([metric_name(name), *values, Cell(with_interval(found, digits, signed=True), "warn" if sure else "plain")])
-    columns = ["metric", "training rows", "held-out rows", "gap", "gap of the base", "overfitting"]
-    yield table(columns, rows, title=f"{count(gap['rows'], 'training row')} beside the held-out ones; above zero is better on training rows")
+    for held, part in against.items():
+        other = sets.get(held) or evaluation.get("whole", {})
+        for name, found in part["overfitting"].items():
+            digits, sure = digits_of(found), finite(found.get("low")) > 0
+            shown = (gap["tuned"].get(name), other.get("tuned", {}).get(name), part["gaps"]["tuned"].get(name), part["gaps"]["base"].get(name))
+            values = (with_interval(one, digits) for one in shown)
+            rows.append([held, metric_name(name), *values, Cell(with_interval(found, digits, signed=True), "warn" if sure else "plain")])
+            if sure and len(against) == 1:
+                value, low, high = (exact(finite(found[key]), digits) for key in ("value", "low", "high"))
+                yield notice(
+                    f"It gained {value} ({low} to {high}) more in {metric_name(name)} on rows that it was trained on than on held-out ones.", tone="warn"
+                )
+    columns = ["against", "metric", "training rows", "held-out rows", "gap", "gap of the base", "overfitting"]
+    title = f"{count(gap['rows'], 'training row')} beside held-out ones; above zero is better on training rows"
+    yield table(columns, rows, title=title, numbers=[2, 3, 4, 5, 6])

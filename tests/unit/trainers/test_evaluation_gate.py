@@ -63,7 +63,7 @@ def content(sums: float, stories: float, *, base: float = 2.0, trained: float = 
     labels = ["blue" if row % 2 else "red" for row in range(30)]
     found |= compare_slices(Paired.of(tuned.select(sets["sums"]), old.select(sets["sums"]), metrics), by_label(labels, np.arange(30)), resamples=200, seed=0)
     seen = scored(tuned_nll - trained, 0.9), scored(before, 0.5)
-    found["gap"] = overfitting(Scored(tuned, seen[0]), Scored(old, seen[1]), metrics, resamples=50, seed=0)
+    found["gap"] = overfitting(Scored(tuned, seen[0]), Scored(old, seen[1]), metrics, sets=sets, resamples=50, seed=0)
     return {**found, "better": {name: metric.better for name, metric in metrics.items()}}
 
 
@@ -140,6 +140,13 @@ def test_overfitting_is_what_was_gained_more_on_training_rows() -> None:
     assert verdict(gate, content(-0.5, -0.5))["passed"]
     (found,) = verdict(gate, content(-0.5, -0.5, trained=0.4))["checks"]
     assert (found["passed"], found["got"]) == (False, pytest.approx(0.4))
+
+
+def test_overfitting_is_held_against_the_set_that_is_named() -> None:
+    found = content(-0.5, 1.0)
+    (alike, unlike) = verdict({"overfitting": [{"metric": "loss", "most": 0.3, "set": name} for name in ("sums", "stories")]}, found)["checks"]
+    assert (alike["place"], unlike["place"]) == ("training rows against sums", "training rows against stories")
+    assert unlike["got"] - alike["got"] == pytest.approx(1.5, abs=0.1)
 
 
 @pytest.mark.parametrize("kind", ["gain", "regression", "compliance"])

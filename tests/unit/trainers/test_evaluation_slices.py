@@ -143,6 +143,14 @@ def test_the_gap_is_what_was_gained_more_on_training_rows():
     assert (found["rows"], found["difference"]["loss"]["value"]) == (10, -3.5)
 
 
+def test_training_rows_are_held_against_each_set_by_itself():
+    held, before, metrics = scores([3.0] * 10 + [9.0] * 10), scores([4.0] * 20), metrics_of("loss")
+    sets = {"alike": np.arange(10), "other": np.arange(10, 20)}
+    found = overfitting(Scored(held, scores([3.0] * 5)), Scored(before, scores([4.0] * 5)), metrics, sets=sets, resamples=20, seed=0)
+    assert [found["sets"][name]["overfitting"]["loss"]["value"] for name in ("alike", "other")] == [0.0, 6.0]
+    assert overfitting(Scored(held, held), Scored(before, before), metrics, sets={"only": np.arange(20)}, resamples=20, seed=0)["sets"] == {}
+
+
 def test_a_gap_is_above_zero_for_metrics_that_are_better_when_larger_too():
     def hits(rows, number):
         return RowScores(np.arange(rows), {"nll": np.ones(rows), "tokens": np.full(rows, 10.0), "correct": np.full(rows, number)})
