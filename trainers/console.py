@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -103,16 +103,26 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def comparison_table(evaluation: Mapping[str, Any]) -> Table:
-    """Base against tuned with 95% intervals, a row a metric and set."""
-    table = Table(title=f"held-out rows, step {evaluation['step']}")
+    """Base against tuned with 95% intervals, a row a metric and set; what was measured by the clock has none."""
+    table = Table(title=", ".join(["held-out rows", *_of(evaluation)]))
     for heading in ("set", "rows", "metric", "base", "tuned", "95% interval"):
         table.add_column(heading, justify="left" if heading in ("set", "metric") else "right")
     for name, part in evaluation["sets"].items():
+        said = f"{name} (general)" if part.get("general") else name
         for metric, tuned in part["tuned"].items():
             base = part["base"].get(metric, {}).get("value")
-            interval = f"{_number(tuned.get('low'))} to {_number(tuned.get('high'))}"
-            table.add_row(name, str(part["rows"]), metric, _number(base), _number(tuned["value"]), interval)
+            clocked = tuned["value"] is not None and metric not in part["difference"]
+            interval = "measured" if clocked else f"{_number(tuned.get('low'))} to {_number(tuned.get('high'))}"
+            table.add_row(said, str(part["rows"]), metric, _number(base), _number(tuned["value"]), interval)
     return table
+
+
+def _of(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """Which rows, and which weights."""
+    if evaluation.get("suite"):
+        yield f"suite {evaluation['suite']}"
+    if evaluation["step"] is not None:
+        yield f"step {evaluation['step']}"
 
 
 def _change(name: str, record: Mapping[str, Any]) -> str:

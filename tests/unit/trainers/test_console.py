@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tunefleet.trainers import console as module
-from tunefleet.trainers.console import SAID, RunConsole, describe
+from tunefleet.trainers.console import SAID, RunConsole, comparison_table, describe
 
 SOURCES = [path.read_text() for path in Path(module.__file__).resolve().parent.rglob("*.py") if path.name != "console.py"]
 
@@ -36,3 +36,15 @@ def test_lines_of_a_run_are_shown_as_they_come():
     assert shown[0] == "mine: 2 steps"
     assert "step 2/2" in shown[1]
     assert shown[2:] == ["early stopping: step 2, metric loss", "held-out at step 2: loss 1.0000 (base 2.0000)", "note: chosen for you"]
+
+
+def test_the_table_of_a_suite_tells_general_sets_and_what_was_measured_by_the_clock_from_the_rest():
+    part = {"rows": 9, "tuned": {"loss": {"value": 1.0, "low": 0.9, "high": 1.1}, "latency": {"value": 0.5, "low": None, "high": None}}}
+    part |= {"base": {"loss": {"value": 2.0}, "latency": {"value": 0.4}}, "difference": {"loss": {"value": -1.0}}}
+    seen = io.StringIO()
+    Console(file=seen, width=120).print(comparison_table({"step": None, "suite": "mine", "sets": {"own": part, "texts": {**part, "general": True}}}))
+    lines = [line for line in seen.getvalue().splitlines() if "own" in line or "texts" in line]
+    assert ["measured" in line for line in lines] == [False, True, False, True]
+    assert ["(general)" in line for line in lines] == [False, False, True, True]
+    assert "held-out rows, suite mine" in seen.getvalue()
+    assert "None" not in seen.getvalue()
