@@ -31,14 +31,13 @@ from tunefleet.tuning.console import StudyConsole
 from tunefleet.tuning.keeper import Keeper, Limits
 from tunefleet.tuning.lines import TRIALS, TrialLine, last_lines, read_trials
 from tunefleet.tuning.standings import best_of
-from tunefleet.tuning.study import STUDY, Study, StudyFile
+from tunefleet.tuning.study import LEASE, STUDY, Study, StudyFile
 from tunefleet.tuning.studycheck import concurrency, load_study, make_goal, need, points_to_check
 from tunefleet.tuning.studyreport.write import report_of_study
 from tunefleet.tuning.trial import FOLDER, Plan
 
 BEST = "best.yaml"
 BASE = "base"  # what all trials share: a tokenizer trained on the rows, the scores of the base model
-LEASE = "lease"
 EVENTS = "events.jsonl"
 LIVE_REPORT_S = 20.0
 
@@ -84,10 +83,10 @@ def tune_study(
         stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
         earlier, spent_s = read_trials(storage), spent_before(storage)
         storage.put(STUDY, yaml.safe_dump(study.as_it_ran().model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
+        stack.callback(report_of_study, storage, console.say)  # once it is noted how the study ended, well or badly
         book = stack.enter_context(told(storage))
         trials = _run(study, storage, earlier, spent_s, address, console, book)
         write_best(study, storage, trials)
-        report_of_study(storage, console.say)
         console.outcome(trials, storage.address, spent_before(storage))
     return result_of(study, storage, trials)
 

@@ -23,6 +23,7 @@ from tunefleet.tuning.space import Point, Range, Space
 SEARCHERS = "tunefleet.tuning.searchers"
 STOPPERS = "tunefleet.tuning.stoppers"
 SEED = "training.seed"
+LEASE = "lease"  # held by the process that does the study
 STUDY = "study.yaml"  # in a study's output: the study file as it ran
 
 

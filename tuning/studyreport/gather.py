@@ -10,22 +10,24 @@ import yaml
 from pydantic import ValidationError
 
 from tunefleet.cluster.errors import OutputError
+from tunefleet.cluster.lease import holder
 from tunefleet.cluster.storage import Storage
 from tunefleet.trainers.ledger import read_events
 from tunefleet.tuning.goal import Mode
 from tunefleet.tuning.lines import RUNNING, TrialLine, last_lines, read_trials
 from tunefleet.tuning.space import Space
-from tunefleet.tuning.study import STUDY, Study, StudyFile, read_study
+from tunefleet.tuning.study import LEASE, STUDY, Study, StudyFile, read_study
 from tunefleet.tuning.studycheck import points_to_check
 
 BEST = "best.yaml"
-SILENT_S = 300.0
-"""Seconds without a line after which a study that has not said how it ended is called silent."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """A study as a report sees it. ``best_file``: the text of best.yaml, or empty. ``last_step``: of the longest trial, where the run file says."""
+    """A study as a report sees it. ``best_file``: the text of best.yaml, or empty. ``last_step``: of the longest trial, where the run file says.
+
+    ``held``: a process does the study now.
+    """
 
     address: str
     now: float
@@ -37,6 +39,7 @@ class Gathered:
     trials: Mapping[str, TrialLine]
     events: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     best_file: str = ""
+    held: bool = False
 
     @property
     def metric(self) -> str:
@@ -49,14 +52,13 @@ class Gathered:
         return self.file.mode
 
     def state(self) -> Literal["done", "stopped", "going", "silent"]:
-        """Whether the study is over, was stopped, goes on, or has said nothing for long."""
+        """Whether the study is over, was stopped, goes on, or nobody does it any more although it never said that it ended."""
         ends = [record for record in self.events if record.get("event") in ("started", "stopped")]
         if ends and ends[-1]["event"] == "stopped":
             return "done" if ends[-1].get("why", "done") == "done" else "stopped"
         if not ends and self.trials and not any(line.status == RUNNING for line in self.trials.values()) and len(self.trials) == self.total:
             return "done"
-        heard = max([float(record.get("time", 0)) for record in self.events[-1:]] + [line.time for line in self.lines[-1:]], default=self.now)
-        return "silent" if self.now - heard > SILENT_S else "going"
+        return "going" if self.held else "silent"
 
     def why(self) -> str:
         """What stopped it."""
@@ -76,8 +78,11 @@ def gather(storage: Storage, now: float) -> Gathered:
     read = read_study(file)
     last_step, total = _length(read.study) if read.study is not None else (None, None)
     space = {key: given.axis() for key, given in file.space.items()}
+    held = holder(storage, LEASE) is not None
     best = storage.read(BEST).decode("utf-8", "replace") if storage.exists(BEST) else ""
-    return Gathered(storage.address, now, file, space, last_step, total, lines, last_lines(lines), read_events(storage), best)
+    return Gathered(
+        storage.address, now, file, space, last_step, total, lines, last_lines(lines), read_events(storage), best, holder(storage, LEASE) is not None
+    )
 
 
 def _length(study: Study) -> tuple[int | None, int | None]:

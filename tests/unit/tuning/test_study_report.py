@@ -10,12 +10,14 @@ import pytest
 from studies import BEGAN, make_study, play, population, study_folder
 
 from tunefleet.cluster.errors import OutputError
+from tunefleet.cluster.lease import Lease
 from tunefleet.cluster.storage import open_storage
 from tunefleet.tuning import cli
 from tunefleet.tuning.importance import common_step, importance
 from tunefleet.tuning.lines import FAILED, FINISHED, RUNNING, STOPPED, TrialLine, last_lines
 from tunefleet.tuning.making import make_scheduler, make_searcher
 from tunefleet.tuning.standings import best_of, course, curves, spent, standings
+from tunefleet.tuning.study import LEASE
 from tunefleet.tuning.studyreport.gather import gather
 from tunefleet.tuning.studyreport.pictures import exploits, lineage, path, place_of, ticks
 from tunefleet.tuning.studyreport.write import AGAIN_S, report, write_report
@@ -121,15 +123,19 @@ def lines_of(study, count=None):
 
 def test_a_study_has_a_report_in_every_state(tmp_path):
     study = make_study(tmp_path, stopper=ASHA)
-    states = {}
+    states = []
     for i, (count, ended) in enumerate([(None, "done"), (12, None), (12, "KeyboardInterrupt"), (0, None), (1, "done")]):
         output = study_folder(tmp_path / str(i), study, lines_of(study, count), ended=ended)
+        held = Lease.acquire(open_storage(str(output)), LEASE, holder="test") if ended is None else None
         found = gather(open_storage(str(output)), BEGAN + 100)
-        states[i] = found.state()
-        html = report(found)
-        assert (f'http-equiv="refresh" content="{AGAIN_S}"' in html) == (found.state() == "going")
-    assert states == {0: "done", 1: "going", 2: "stopped", 3: "going", 4: "done"}
-    assert gather(open_storage(str(tmp_path / "1" / "study")), BEGAN + 10_000).state() == "silent"
+        states.append(found.state())
+        assert (f'http-equiv="refresh" content="{AGAIN_S}"' in report(found)) == (found.state() == "going")
+        if held is not None:
+            held.release()
+    assert states == ["done", "going", "stopped", "going", "done"]
+    killed = gather(open_storage(str(tmp_path / "1" / "study")), BEGAN + 100)
+    assert killed.state() == "silent"
+    assert "probably killed" in report(killed)
 
 
 def test_the_report_says_what_won_what_it_saved_and_what_failed(tmp_path):
