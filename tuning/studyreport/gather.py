@@ -80,9 +80,7 @@ def gather(storage: Storage, now: float) -> Gathered:
     space = {key: given.axis() for key, given in file.space.items()}
     held = holder(storage, LEASE) is not None
     best = storage.read(BEST).decode("utf-8", "replace") if storage.exists(BEST) else ""
-    return Gathered(
-        storage.address, now, file, space, last_step, total, lines, last_lines(lines), read_events(storage), best, holder(storage, LEASE) is not None
-    )
+    return Gathered(storage.address, now, file, space, last_step, total, lines, last_lines(lines), read_events(storage), best, held)
 
 
 def _length(study: Study) -> tuple[int | None, int | None]:
