@@ -121,7 +121,7 @@ def paths(study: Gathered) -> list[Markup]:
             continue
         every = {name: path(study.lines, name, key) for name in study.trials}
         series = [Series("other trials", points, colour="base", look="faint") for name, points in every.items() if points]
-        jumps = [piece for line in exploits(study.lines) for piece in ((float(_from(line)), float(line.parameters[key])), GAP)]
+        jumps = [piece for line in exploits(study.lines) for piece in ((_from(line), float(line.parameters[key])), GAP)]
         series += [Series("went on from a better trial", jumps, colour=3, look="dots")] if jumps else []
         series += [Series("what the best weights were trained with", lineage(study.lines, best.id, key), colour=1)] if best else []
         made.append(charts.lines(f"The path of {key}", series, x="step", y=key, log_y=axis.log, whole_x=True, height=260))
@@ -139,19 +139,18 @@ def exploits(lines: Sequence[TrialLine]) -> list[TrialLine]:
     return found
 
 
-def path(lines: Sequence[TrialLine], name: str, key: str, until: float = math.inf) -> list[tuple[float, float]]:
+def path(lines: Sequence[TrialLine], name: str, key: str) -> list[tuple[float, float]]:
     """A parameter of a trial by step, as it was while each step was trained; a gap where the trial went on from another's checkpoint."""
     points: list[tuple[float, float]] = []
-    begun, value, jumps = 0.0, None, set(map(id, exploits(lines)))
+    begun, jumps = 0.0, set(map(id, exploits(lines)))
     for line in lines:
         if line.id != name:
             continue
-        if id(line) in jumps:
-            begun = float(_from(line))
+        if id(line) in jumps:  # its step is still that of its own last evaluation, which may lie ahead of the other's checkpoint
+            begun = _from(line)
             points.append(GAP)
-        value = float(line.parameters[key])
-        if line.step > begun and begun < until:
-            points += [(begun, value), (min(float(line.step), until), value)]
+        elif line.step > begun:
+            points += [(begun, float(line.parameters[key])), (float(line.step), float(line.parameters[key]))]
             begun = float(line.step)
     return points[1:] if points[:1] == [GAP] else points
 
@@ -164,7 +163,7 @@ def lineage(lines: Sequence[TrialLine], name: str, key: str) -> list[tuple[float
         return [point for point in path(own, name, key) if not math.isnan(point[0])]
     last = jumps[-1]
     before = list(lines)[: next(i for i, line in enumerate(lines) if line is last)]
-    parent, step = str((last.parent or {}).get("id")), float(_from(last))
+    parent, step = str((last.parent or {}).get("id")), _from(last)
     since = own[next(i for i, line in enumerate(own) if line is last) :]
     earlier = [point for point in lineage(before, parent, key) if point[0] <= step]
     return [*earlier, *(point for point in path(since, name, key) if point[0] >= step)]

@@ -98,6 +98,14 @@ def test_the_path_of_the_best_weights_leads_through_the_trials_they_came_from():
     assert len(exploits(lines)) == 7
 
 
+def test_a_trial_that_went_back_to_an_earlier_checkpoint_of_another_begins_there():
+    better, own = trial("0", 1.0, rate=0.5, step=40), [trial("1", 9.0, rate=0.1, step=step) for step in (20, 40, 60)]
+    jump = replace(own[-1], parameters={KEY: 0.4}, parent={"id": "0", "step": 40})
+    lines = [better, *own, jump, replace(jump, step=60, metrics={"loss": 0.9})]
+    assert lineage(lines, "1", KEY) == [(0, 0.5), (40, 0.5), (40, 0.4), (60, 0.4)]
+    assert path(lines, "1", KEY)[-2:] == [(40, 0.4), (60, 0.4)]
+
+
 def test_a_trial_that_never_changed_has_a_flat_path():
     lines = [replace(trial("0", 1.0), status=RUNNING, step=step) for step in (0, 20, 40)]
     assert path(lines, "0", KEY) == lineage(lines, "0", KEY) == [(0, 0.1), (20, 0.1), (20, 0.1), (40, 0.1)]
