@@ -19,7 +19,8 @@ def gate_table(gate: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right" if heading in ("wanted", "got", "95% interval") else "left", overflow="fold")
     for one in gate["checks"]:
         interval = f"{number(one['low'])} to {number(one['high'])}" if one["low"] is not None and one["high"] is not None else "-"
-        of = f"{ENDS[one['end']]}, {one['place']}" if one["end"] != "value" else one["place"]
+        place = _printable(one["place"])
+        of = f"{ENDS[one['end']]}, {place}" if one["end"] != "value" else place
         shown = ("pass" if one["passed"] else "FAIL", one["check"], one["metric"], of, one["wanted"], number(one["got"]), interval)
         table.add_row(*map(escape, shown), style=None if one["passed"] else "red")
     return table
@@ -28,8 +29,17 @@ def gate_table(gate: Mapping[str, Any]) -> Table:
 def unmet(gate: Mapping[str, Any]) -> str:
     """What did not pass, a line each: for a log that holds nothing else."""
     failed = [one for one in gate["checks"] if not one["passed"]]
-    lines = [f"  {one['check']}: {one['metric']} of {one['place']}: wanted {one['wanted']}, got {number(one['got'])} ({ENDS[one['end']]})" for one in failed]
+    lines = [f"  {one['check']}: {one['metric']} of {_printable(one['place'])}: wanted {_against(one)}" for one in failed]
     return "\n".join([f"the gate is not passed: {len(failed)} of {len(gate['checks'])} checks fail", *lines])
+
+
+def _against(one: Mapping[str, Any]) -> str:
+    return f"{one['wanted']}, got {number(one['got'])} ({ENDS[one['end']]})"
+
+
+def _printable(place: str) -> str:
+    """The name of a place without what would steer a terminal: labels come from rows."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in place)
 
 
 def number(value: float | None) -> str:

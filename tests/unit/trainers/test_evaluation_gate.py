@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tunefleet.cluster.plugins import config
 from tunefleet.trainers.evaluation.compare import compare
@@ -18,7 +20,7 @@ from tunefleet.trainers.evaluation.metric import make_metrics
 from tunefleet.trainers.evaluation.paired import Paired
 from tunefleet.trainers.evaluation.rows import Floats, RowScores
 from tunefleet.trainers.evaluation.slices import by_label, compare_slices
-from tunefleet.trainers.gatetable import unmet
+from tunefleet.trainers.gatetable import gate_table, unmet
 from tunefleet.trainers.run import METRICS
 
 
@@ -78,6 +80,17 @@ def test_a_better_model_passes_and_a_worse_one_does_not() -> None:
     assert [one["passed"] for one in worse["checks"]] == [False, False, False]
     assert "gain.0: loss of all held-out rows: wanted at least 0.3, got -0.4" in unmet(worse)
     json.dumps(worse, allow_nan=False)
+
+
+def test_a_label_of_a_row_does_not_steer_the_terminal() -> None:
+    found = verdict({"gain": [{"metric": "loss", "least": 100.0}]}, content(0.0, 0.0))
+    found["checks"][0]["place"] = "label: [red]\x1b]0;title\x07\x1b[31m\nFAKE"
+    console = Console(file=StringIO(), width=200)
+    console.print(gate_table(found))
+    for said in (unmet(found), console.file.getvalue()):
+        assert "\x1b" not in said
+        assert "[red]" in said
+        assert "\nFAKE" not in said
 
 
 def test_what_was_forgotten_does_not_pass_however_much_was_gained() -> None:
