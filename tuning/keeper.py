@@ -73,7 +73,6 @@ class Keeper:
         self._why, self._changed, self._gone, self._clock = why, changed, gone, clock
         self._lines = Lines(storage, TRIALS)
         self.trials = last_lines(earlier)
-        self._again = [line for line in self.trials.values() if line.status == RUNNING]
         self._live: set[str] = set()
         self._stopping: dict[str, float] = {}
         self._before: dict[str, Mapping[str, float]] = {}
@@ -82,6 +81,15 @@ class Keeper:
         self.leaving = False
         """The study is to end, and to go on later: no trial begins, and one that ends unfinished is one that was cut."""
         self._began, self._settled = clock(), -float("inf")
+        self._again = self._cut()
+
+    def _cut(self) -> list[TrialLine]:
+        """The trials that an earlier start left running; those that its stopper had given up do not go on."""
+        for line in [line for line in self.trials.values() if line.status == RUNNING]:
+            if (why := self._why(line.id)) is not None:
+                self._write(replace(line, status=STOPPED, why=why))
+                self.searcher.on_trial_complete(line.id, {STEP: line.step, **line.metrics})
+        return [line for line in self.trials.values() if line.status == RUNNING]
 
     def next(self) -> Begun | None:
         """The next trial, where there is room for one: first those that an earlier start left unfinished. None for none now."""

@@ -33,7 +33,6 @@ RECOVERIES = 2
 """How often a trial is started again whose own process died; failures of its workers are the run's own business."""
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -50,6 +49,7 @@ class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
 
     def setup(self, config: Point, plan: Plan) -> None:
         """Nothing starts before the first step: a pointer may still come."""
+        os.chdir(os.environ["TUNE_ORIG_WORKING_DIR"])  # Tune has moved this process to a folder of its own
         self._plan, self._parameters = plan, dict(config)
         self._begin_at: Pointer | None = None
         self._attempt: Attempt | None = None

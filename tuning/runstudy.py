@@ -18,7 +18,7 @@ from rich.console import Console
 from tunefleet.cluster import lease
 from tunefleet.cluster.errors import OutputError, Refusal, RequestError, Stopped
 from tunefleet.cluster.grace import graceful
-from tunefleet.cluster.metrics import delete_lines, has_lines, join_lines
+from tunefleet.cluster.metrics import Lines, delete_lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, absolute, chain
 from tunefleet.trainers.console import RunConsole
@@ -27,6 +27,7 @@ from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.output import Resume
 from tunefleet.trainers.plan.fit import memory_warnings
 from tunefleet.trainers.run import RunFile
+from tunefleet.tuning.catchup import missing_lines
 from tunefleet.tuning.console import StudyConsole
 from tunefleet.tuning.keeper import Keeper, Limits
 from tunefleet.tuning.lines import TRIALS, TrialLine, last_lines, read_trials
@@ -81,7 +82,8 @@ def tune_study(
         storage = open_storage(study.file.output)
         console = stack.enter_context(StudyConsole(study.file.metric, study.file.mode))
         stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
-        earlier, spent_s = read_trials(storage), spent_before(storage)
+        spent_s = spent_before(storage)
+        earlier = caught_up(storage)
         storage.put(STUDY, yaml.safe_dump(study.as_it_ran().model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
         stack.callback(report_of_study, storage, console.say)  # once it is noted how the study ended, well or badly
         book = stack.enter_context(told(storage))
@@ -100,6 +102,18 @@ def result_of(study: Study, storage: Storage, trials: Mapping[str, TrialLine]) -
     where = f"{storage.address.rstrip('/')}/{BEST}" if best else None
     value = value_of(best.metrics, study.file.metric) if best else None
     return StudyResult(storage.address, best.id if best else None, value, best.parameters if best else {}, where, counted(trials))
+
+
+def caught_up(storage: Storage) -> list[TrialLine]:
+    """The lines of an earlier start of the study, with those that its driver could not write any more."""
+    earlier = read_trials(storage)
+    missing = missing_lines(earlier)
+    if missing:
+        lines = Lines(storage, TRIALS)
+        for line in missing:
+            lines.add(line.to_json())
+        lines.close()
+    return [*earlier, *missing]
 
 
 @contextmanager
@@ -177,12 +191,12 @@ def _run(
             console.say(f"note: {text}")
             events.decisions([text])
     console.say("starting Ray" if address is None else f"joining the Ray cluster at {address}")
-    with connect(address, cpus_needed=room.concurrent * room.needs["CPU"] if room else 1) as session:
+    with connect(address, cpus_needed=max(room.concurrent * room.needs["CPU"], base.evaluation.resources.cpu) if room else 1) as session:
         room = room or room_for(study, session.resources(), local=False)
         for text in (*session.decisions, *room.decisions):
             console.say(f"note: {text}")
             events.decisions([text])
-        share_bases(links, base, console)
+        share_bases(links, base, session.resources(), console)
         keeper, scheduler = book_of(study, storage, earlier, Limits(room.concurrent, study.file.budget, base.training.seed, spent_s), console)
         absolute_file = study.file.model_copy(update={"run": base.model_dump(mode="json"), "output": storage.address})
         limit = study.file.budget.wall_time_s
@@ -251,7 +265,7 @@ def room_for(study: Study, available: Mapping[str, float], *, local: bool) -> Ro
     return Room(concurrent, needs, found.kind, (f"{found.said}, with {concurrent} trial{'s' if concurrent > 1 else ''} at a time",))
 
 
-def share_bases(links: list[Link], base: RunFile, console: StudyConsole) -> None:
+def share_bases(links: list[Link], base: RunFile, available: Mapping[str, float], console: StudyConsole) -> None:
     """Do once what every trial would do: the runs that it stands on, the shards, a tokenizer of the rows, the scores of the base model."""
     from tunefleet.cluster.tasks import Cluster
     from tunefleet.trainers.launch import prepared, train
@@ -266,17 +280,23 @@ def share_bases(links: list[Link], base: RunFile, console: StudyConsole) -> None
     last = links[-1]
     ready = prepared(Claim(last.run, open_storage(base.output), 0, ()), last.known, quiet, lambda: nullcontext(Cluster()))
     if base.data.holdout:
-        score_base(last.run, ready.prepared.store, ready.pad_id, console)
+        score_base(last.run, ready.prepared.store, ready.pad_id, available, console)
 
 
-def score_base(run: RunFile, store: str, pad_id: int, console: StudyConsole) -> None:
+def score_base(run: RunFile, store: str, pad_id: int, available: Mapping[str, float], console: StudyConsole) -> None:
     """Score the base model for all trials. Where that does not work, as where it wants several GPUs, each trial scores its own; that is said."""
     from tunefleet.trainers.evaluation.actors import Order, keep_base_scores
 
     if open_storage(run.output).exists("evaluation/base.json"):
         return
     gpu = max(run.evaluation.resources.gpu, 1.0 if run.scaling.use_gpu else 0.0)
-    evaluation = run.evaluation.model_copy(update={"resources": run.evaluation.resources.model_copy(update={"gpu": gpu})})
+    cpu = run.evaluation.resources.cpu
+    actors = min(run.evaluation.actors, int(available.get("CPU", 0.0) // cpu), int(available.get("GPU", 0.0) // gpu) if gpu else run.evaluation.actors)
+    if actors < 1:
+        console.say(f"note: the base model is scored by each trial: there is no room for an evaluation actor with {cpu:g} CPUs and {gpu:g} GPUs")
+        return
+    resources = run.evaluation.resources.model_copy(update={"gpu": gpu})
+    evaluation = run.evaluation.model_copy(update={"resources": resources, "actors": actors})
     order = Order(run.model_copy(update={"evaluation": evaluation}).model_dump_json(), store, run.output, pad_id)
     console.say("scoring the base model, once for all trials")
     try:

@@ -187,3 +187,13 @@ def test_a_study_that_is_to_end_asks_its_trials_and_goes_on_with_them_later(make
     assert {line.id: (line.status, line.step) for line in last_lines(lines(keeper)).values()} == {first: ("running", 7), second: ("finished", 9)}
     keeper.close()
     assert make(1e-3, earlier=lines(keeper)).next().id == first
+
+
+def test_a_trial_that_was_given_up_just_before_the_study_was_cut_does_not_go_on(make):
+    keeper = make(0.1, 0.2)
+    begin(keeper)
+    keeper.reported("00000", result(10, 3.0, 10))
+    again = make(0.2, earlier=lines(keeper), why={"00000": "stopped at step 10: slow"}.get)
+    assert (again.trials["00000"].status, again.trials["00000"].why) == ("stopped", "stopped at step 10: slow")
+    assert again.searcher.told == [("00000", 3.0, False)]
+    assert begin(again) == "00001"
