@@ -22,8 +22,9 @@ def small_study(folder: Path, rates: list[float], *, run: dict[str, Any] | None 
     quick = {"checkpoint": {"every_steps": 10}, "evaluation": {"every_steps": 10, "samples": {"number": 0}}, "failures": {"start_timeout_s": 900}}
     varied = small_run(folder, **{"training": {"max_steps": 30}, **quick, **(run or {})})
     defaults = {"name": "small", "searcher": {"kind": "grid"}, "budget": {"concurrent_trials": 2}, "output": str(folder / "study")}
-    space = {RATE: {"choice": rates}}
-    return StudyFile.model_validate({"run": varied.model_dump(mode="json"), "space": space, **defaults, **sections})
+    file = varied.model_dump(mode="json")
+    file["model"]["tokenizer"]["name_or_path"] = None  # each study trains its own, once for all trials
+    return StudyFile.model_validate({"run": file, "space": {RATE: {"choice": rates}}, **defaults, **sections})
 
 
 def written(study: StudyFile, folder: Path) -> Path:

@@ -1,0 +1,105 @@
+"""A study before and after its trials: its output is held and refused like a run's, its room is reckoned, its time adds up, its best run file is one."""
+
+import time
+
+import pytest
+from livestudies import RATE, small_study
+
+from tunefleet.cluster.errors import OutputError, PreflightError, SettingsError
+from tunefleet.cluster.metrics import SharedLines
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.run import load_run
+from tunefleet.tuning.lines import TRIALS, TrialLine
+from tunefleet.tuning.runstudy import BEST, STUDY, base_of, held, room_for, spent_before, told, write_best
+from tunefleet.tuning.study import read_study
+
+
+@pytest.fixture
+def study(tmp_path):
+    return read_study(small_study(tmp_path, [1e-3, 3e-3])).study
+
+
+@pytest.fixture
+def storage(study):
+    return open_storage(study.file.output)
+
+
+def hold(storage, study, *, resume=False, overwrite=False):
+    with held(storage, study, resume=resume, overwrite=overwrite):
+        storage.put(STUDY, b"{}")
+
+
+def test_an_output_that_exists_wants_a_word_and_an_empty_one_has_nothing_to_resume(storage, study):
+    with pytest.raises(OutputError, match="nothing to resume"):
+        hold(storage, study, resume=True)
+    hold(storage, study)
+    with pytest.raises(OutputError, match="exists already"):
+        hold(storage, study)
+    hold(storage, study, resume=True)
+    storage.put("trials/00000/run.yaml", b"")
+    hold(storage, study, overwrite=True)
+    assert storage.list("trials/") == []
+    with pytest.raises(OutputError, match="exclude"):
+        hold(storage, study, resume=True, overwrite=True)
+
+
+def test_two_studies_do_not_write_one_output(storage, study):
+    with held(storage, study, resume=False, overwrite=False), pytest.raises(OutputError, match="in use"):
+        hold(storage, study)
+
+
+def test_a_request_that_turns_out_wrong_leaves_the_output_free_unless_a_trial_has_begun(storage, study):
+    def refused(resume=False):
+        with pytest.raises(SettingsError), held(storage, study, resume=resume, overwrite=False):
+            storage.put(STUDY, b"{}")
+            raise SettingsError("wrong")
+
+    refused()
+    assert not storage.exists(STUDY)
+    hold(storage, study)
+    SharedLines(storage, TRIALS).add(TrialLine("00000", 0, {}, "running").to_json())
+    refused(resume=True)
+    assert storage.exists(STUDY)
+
+
+def test_the_time_of_a_study_leaves_out_the_pauses_also_after_a_kill(storage):
+    lines, now = SharedLines(storage, "events.jsonl"), time.time()
+    assert spent_before(storage) == 0
+    lines.add({"time": now - 1000, "event": "started", "phase": "training"})
+    SharedLines(storage, TRIALS).add(TrialLine("00000", 0, {}, "running", time=now - 900).to_json())  # and then its driver was killed
+    lines.add({"time": now - 500, "event": "started", "phase": "training"})
+    lines.add({"time": now - 460, "event": "stopped", "phase": "stopped"})
+    assert spent_before(storage) == pytest.approx(140)
+    with pytest.raises(KeyboardInterrupt), told(storage):
+        raise KeyboardInterrupt
+    assert 140 <= spent_before(storage) < 200
+
+
+def test_trials_share_a_machine_and_are_refused_with_the_numbers_where_a_cluster_is_too_small(tmp_path, study):
+    room = room_for(study, {"CPU": 2.0}, local=True)
+    assert (room.concurrent, room.needs["CPU"], room.placement) == (2, 2.0, "inline")
+    alone = read_study(small_study(tmp_path, [1e-3, 3e-3], budget={})).study
+    assert room_for(alone, {"CPU": 8.0}, local=False).concurrent == 4
+    with pytest.raises(PreflightError, match="more than there is") as caught:
+        room_for(alone, {"CPU": 1.0}, local=False)
+    assert "2 CPUs asked for" in caught.value.got
+    assert "at most 1 CPUs" in caught.value.want
+
+
+def test_the_base_of_all_trials_lies_in_the_study_with_the_tokenizer_that_they_share(study):
+    base, links = base_of(study)
+    assert base.output == f"{study.file.output}/base"
+    assert base.model.tokenizer.name_or_path == f"{study.file.output}/base/tokenizer"
+    assert [link.run.output for link in links] == [base.output]
+
+
+def test_the_best_run_file_is_that_of_the_best_trial_and_says_where_it_comes_from(storage, study):
+    write_best(study, storage, {})
+    assert not storage.exists(BEST)
+    trials = {
+        name: TrialLine(name, i, {RATE: rate}, "finished", step=30, metrics={"loss": loss})
+        for i, (name, rate, loss) in enumerate([("00000", 1e-3, 2.0), ("00001", 3e-3, 1.0)])
+    }
+    write_best(study, storage, trials)
+    assert storage.read(BEST).decode().startswith("# the run file of trial 00001 of the study small: loss 1.0 at step 30")
+    assert load_run(f"{storage.address}/{BEST}").training.learning_rate == 3e-3
