@@ -49,16 +49,18 @@ def test_two_studies_do_not_write_one_output(storage, study):
 
 
 def test_a_request_that_turns_out_wrong_leaves_the_output_free_unless_a_trial_has_begun(storage, study):
-    def refused(resume=False):
-        with pytest.raises(SettingsError), held(storage, study, resume=resume, overwrite=False):
+    def begin(resume):
+        with held(storage, study, resume=resume, overwrite=False):
             storage.put(STUDY, b"{}")
             raise SettingsError("wrong")
 
-    refused()
+    with pytest.raises(SettingsError):
+        begin(resume=False)
     assert not storage.exists(STUDY)
     hold(storage, study)
     SharedLines(storage, TRIALS).add(TrialLine("00000", 0, {}, "running").to_json())
-    refused(resume=True)
+    with pytest.raises(SettingsError):
+        begin(resume=True)
     assert storage.exists(STUDY)
 
 
