@@ -8,13 +8,14 @@ S3_STAMP := .venv-s3/.installed
 JOBS_STAMP := .venv-jobs/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help setup browser quickstart test check format clean
+.PHONY: help setup browser network quickstart test check format clean
 
 help:
 	@echo "make quickstart  set up, then train a small model, compare it with its base, and export it"
 	@echo "make test        set up, check, and run the tests that CI runs (not slow, gpu)"
 	@echo "make check       lint, format, types, floors"
 	@echo "make browser     install the headless Chromium of the browser tests (Debian, as root); without one they are skipped"
+	@echo "make network     install iproute2 for the tests on several hosts (Debian, as root); without it they are skipped"
 	@echo "make setup       the environment in $(VENV) only"
 	@echo "make format      format the code"
 
@@ -41,6 +42,9 @@ $(S3_STAMP): tests/s3/requirements.txt $(STAMP)
 
 browser:
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+
+network:
+	@{ command -v ip && command -v tc && command -v nsenter; } >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2 util-linux; }
 
 quickstart: $(STAMP)
 	$(BIN)/tunefleet train examples/quickstart.yaml --overwrite

@@ -11,14 +11,21 @@ from collections.abc import Callable
 
 EXIT_CODE = 86
 _GRACE_S = 3.0
+_STALL_S = 0.5  # a wake-up that is later than this was no matter of a busy machine's scheduler
 
 _last_beat_s = time.monotonic()
+_stalled_s = 0.0
 
 
 def beat() -> None:
     """Say that this process got on with its work. Cheap: a clock reading. Called once a step, and between long parts of a start or an evaluation."""
     global _last_beat_s
     _last_beat_s = time.monotonic()
+
+
+def stalled_s() -> float:
+    """Seconds in all in which this process did not run though it would have: stopped, swapped out, starved. The watchdog's thread sees it."""
+    return _stalled_s
 
 
 class Watchdog:
@@ -44,8 +51,13 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
+        global _stalled_s
         interval_s = min(1.0, self.timeout_s / 10)
+        woke_s = time.monotonic()
         while not self._done.wait(interval_s):
+            late_s = time.monotonic() - woke_s - interval_s
+            _stalled_s += late_s if late_s > _STALL_S else 0.0
+            woke_s = time.monotonic()
             silent_s = time.monotonic() - _last_beat_s
             if silent_s > self.timeout_s:
                 self._end(silent_s)

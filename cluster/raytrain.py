@@ -7,17 +7,18 @@ here (``_create_default_callbacks``, ``_initialize_and_run_controller``, ``_regi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError as HealthTimeoutError
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.config import FailureConfig
@@ -25,8 +26,9 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 
 from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.failures import Budget, Failure, Kind, RaisedError
-from tunefleet.cluster.metrics import SharedLines
+from tunefleet.cluster.metrics import SharedLines, read_lines
 from tunefleet.cluster.storage import Storage
+from tunefleet.cluster.unreliable import STARTED, Members, elsewhere, unreliable
 
 FAILURES = "failures.jsonl"
 STACKS = "stacks/"
@@ -35,9 +37,11 @@ STACKS = "stacks/"
 class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
     """Asks the budget what to do about each failure, and notes its verdict for the driver. Lives in Ray Train's controller."""
 
-    def __init__(self, budget: Budget, progress: Callable[[], int], notes: Storage, workers: int) -> None:
+    def __init__(self, budget: Budget, progress: Callable[[], int], notes: Storage, workers: int, bundle: Mapping[str, float] | None = None) -> None:
         super().__init__(FailureConfig(max_failures=-1))
-        self._budget, self._progress, self._notes, self._workers = budget, progress, notes, workers
+        self._budget, self._progress, self._notes, self._workers, self._bundle = budget, progress, notes, workers, bundle or {}
+        self._blamed: list[tuple[int, tuple[int, ...]]] = []
+        self._avoid: set[str] = set()
         self._seen_stacks: set[str] = set()
 
     def make_decision(self, training_failed_error: Exception) -> FailureDecision:
@@ -45,8 +49,22 @@ class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
         failure = self._hung() or classify(training_failed_error)
         progress, trouble = self._read_progress()
         self._budget, verdict = self._budget.after(failure, progress)
-        self._note(failure, verdict.restart, verdict.reason, progress, trouble)
+        avoided, said = self._avoided(failure) if verdict.restart else ([], "")
+        self._note(failure, verdict.restart, verdict.reason + said, progress, trouble, avoided)
         return FailureDecision.RETRY if verdict.restart else FailureDecision.RAISE
+
+    def _avoided(self, failure: Failure) -> tuple[list[str], str]:
+        """Nodes that the next group keeps away from, by address, and a word about the new ones among them."""
+        members = [Members(line["attempt"], {w["rank"]: w["address"] for w in line["workers"]}) for line in read_lines(self._notes, STARTED)]
+        self._blamed += [(members[-1].attempt, failure.ranks)] if members and failure.kind in ("died", "hung") else []
+        bad = unreliable(members, self._blamed)
+        new = bad - self._avoid
+        if not new:
+            return sorted(self._avoid), ""
+        if not elsewhere(bad, ray.nodes(), len(members[-1].addresses), self._bundle):
+            return sorted(self._avoid), f"; {', '.join(sorted(new))} failed twice, and there is no room elsewhere"
+        self._avoid |= new
+        return sorted(self._avoid), f"; {', '.join(sorted(new))} failed twice and is avoided from now on"
 
     def _read_progress(self) -> tuple[int, str]:
         try:
@@ -66,10 +84,23 @@ class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
         cause = f"{text.splitlines()[0]}; stacks are kept in {self._notes.address}/{STACKS}"
         return Failure("hung", cause, ranks=frozen or tuple(sorted(told)), trace=text)
 
-    def _note(self, failure: Failure, restart: bool, reason: str, progress: int, trouble: str) -> None:
+    def _note(self, failure: Failure, restart: bool, reason: str, progress: int, trouble: str, avoided: Sequence[str]) -> None:
         record = {"kind": failure.kind, "ranks": failure.ranks, "cause": failure.cause, "restart": restart, "reason": reason, "progress": progress}
-        extra = {"trouble": trouble} if trouble else {}
+        extra = {**({"trouble": trouble} if trouble else {}), **({"avoided": avoided} if avoided else {})}
         SharedLines(self._notes, FAILURES).add({**record, "trace": failure.trace, **extra})
+
+
+class KeepAway(ControllerCallback):  # type: ignore[misc]
+    """Starts groups on nodes that are not avoided. What the judge has noted is read, since the two meet nowhere else."""
+
+    def __init__(self, notes: Storage) -> None:
+        self._notes = notes
+
+    def on_controller_start_worker_group(self, **_: Any) -> dict[str, str] | None:
+        """A selector of nodes, where one is avoided. A node that came back has another id, and the address it had."""
+        last = next(reversed(read_lines(self._notes, FAILURES)), {})
+        bad = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in last.get("avoided", ())]
+        return {"ray.io/node-id": f"!in({','.join(bad)})"} if bad else None
 
 
 class LocalScaling(FixedScalingPolicy):  # type: ignore[misc]
@@ -88,6 +119,7 @@ class Plan:
 
     judge: Judge
     local: bool
+    notes: Storage
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
@@ -112,7 +144,8 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         unwanted: tuple[type, ...] = (WorkingDirectorySetupCallback,)  # it would move workers to another folder than the driver's
         if self._plan.local:
             unwanted += (PlacementGroupCleanerCallback,)  # the cluster ends with the driver
-        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
+        kept = [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
+        return kept if self._plan.local else [*kept, KeepAway(self._plan.notes)]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         scaling = LocalScaling(self.scaling_config) if self._plan.local else kwargs["scaling_policy"]
@@ -130,6 +163,11 @@ def classify(error: Exception) -> Failure:
         found = [_of_rank(rank, failure) for rank, failure in sorted(error.worker_failures.items())]
         return min(found, key=lambda failure: _RANKING.index(failure.kind) if failure.error is None else -1)
     inner = error.controller_failure if isinstance(error, ControllerError) else error
+    cause = inner.cause if isinstance(inner, RayTaskError) else inner
+    if isinstance(cause, TunefleetError):
+        return Failure("raised", cause.headline(), signature=f"{type(cause).__name__}:{cause.what}", error=cause, trace=str(cause))
+    if isinstance(inner, RayActorError):  # a rank died while its function was being launched
+        return Failure("died", _death(str(inner)), trace=str(inner))
     if isinstance(inner, WorkerGroupStartupTimeoutError):
         return Failure("start", "the cluster had no room for all of them in time", trace=str(inner))
     if isinstance(inner, WorkerGroupStartupFailedError):

@@ -216,12 +216,12 @@ def commit(storage: Storage, folder: str, head: Mapping[str, Any], ranks: int) -
     data = (json.dumps({**head, "files": files}, indent=1) + "\n").encode()
     if not storage.create(name, data):
         before = readable(storage, name)
-        if before is not None and before.fence > head["fence"]:
+        if before is not None and (before.fence, before.attempt) > (head["fence"], head["attempt"]):  # names of attempts begin with fence and number
             raise CheckpointError(
-                f"another run has written {folder}",
-                got=f"fence {before.fence}",
-                want=f"at most {head['fence']}, that of this run",
-                fix="stop one of the two runs",
+                f"another run, or a later attempt of this one, has written {folder}",
+                got=f"fence {before.fence}, attempt {before.attempt}",
+                want=f"at most fence {head['fence']}, attempt {head['attempt']}",
+                fix="stop one of the two writers",
             )
         storage.put(name, data)
     manifest = read_manifest(storage, name)

@@ -19,6 +19,7 @@ SAID = {
     "resumed",
     "early_stopping",
     "stopping",
+    "straggler",
     "step_skipped",
     "evaluation_dropped",
     "evaluation_failed",
@@ -98,6 +99,8 @@ def describe(record: Mapping[str, Any]) -> str:
         return "the suite's held-out sets: " + ", ".join(_change(name, record) for name in record.get("tuned", {}))
     if kind == "sampled":
         return f"sample at step {record['step']}: {record['prompt']!r} -> {record['tuned']!r}"
+    if kind == "straggler":
+        return f"rank {record['rank']} holds up the others at step {record['step']}: it needs {record['seconds']:g} s a step, they {record['others']:g}"
     fields = ", ".join(f"{key} {value}" for key, value in record.items() if key not in {"event", "time", "attempt", "phase"})
     return f"{kind.replace('_', ' ')}: {fields}"
 

@@ -38,6 +38,10 @@ class Report:
     rate: float
     stepped: Stepped
     seconds: float
+    waited_seconds: float
+    """For the step's rows."""
+    busy_seconds: float
+    """Of this thread on a core."""
     computed_tokens: int
     weights: dict[str, float]
     totals: Sequence[torch.Tensor]
@@ -102,8 +106,9 @@ def train_loop(
     """Train from ``state`` to ``steps`` optimizer steps, or until a watcher stops it. Returns where it ended."""
     with Upcoming(source, objective.collate, world.device, steps) as upcoming:
         while state.step < steps:
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.thread_time()
             rounds, batches = upcoming.take(state.step)
+            waited = time.perf_counter() - began
             weights = world.sum({**total_weights(objective, rounds, batches), STOP: float(any(w.wants_stop() for w in watchers))})
             if weights.pop(STOP):
                 break
@@ -117,7 +122,9 @@ def train_loop(
                 metrics.append({name: (value * r.real, count * r.real) for name, (value, count) in loss.metrics.items()})  # the same names on every rank
             stepped = engine.step(rate(state.step))
             computed = sum(engine.scorer.computed_tokens(batch) for batch in batches)
-            report = Report(state.step, rate(state.step), stepped, time.perf_counter() - began, computed, weights, totals, metrics)
+            report = Report(
+                state.step, rate(state.step), stepped, time.perf_counter() - began, waited, time.thread_time() - busy, computed, weights, totals, metrics
+            )
             state = State(state.step + 1, state.tokens + round(weights[USEFUL]), 0 if stepped.applied else state.nonfinite + 1)
             for watcher in watchers:
                 watcher.watch(state, report)

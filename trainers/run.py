@@ -263,7 +263,24 @@ class Failures(Settings):
     stop_timeout_s: PositiveFloat = Field(
         default=120.0, description="seconds that the workers have to save and end when the run is asked to stop; then they are ended as they are"
     )
+    rendezvous_timeout_s: PositiveFloat = Field(default=300.0, description="seconds in which workers that have started must have found each other")
+    collective_timeout_s: PositiveFloat | None = Field(
+        default=None, description="seconds that a collective waits for the other ranks, longer than hang_timeout_s; null is a minute longer"
+    )
     hang_timeout_s: PositiveFloat = Field(default=1800.0, description="seconds without progress after which the workers count as hung")
+
+    @model_validator(mode="after")
+    def _stacks_before_the_end(self) -> Failures:
+        if self.collective_timeout_s is not None and self.collective_timeout_s <= self.hang_timeout_s:
+            raise refusal(
+                SettingsError(
+                    "collective_timeout_s: a collective would give up before the watchdogs keep the stacks of the ranks",
+                    got=f"{self.collective_timeout_s:g}, with hang_timeout_s: {self.hang_timeout_s:g}",
+                    want=f"more than {self.hang_timeout_s:g}, or null",
+                    fix="lower hang_timeout_s to notice a hang earlier",
+                )
+            )
+        return self
 
 
 class Export(Settings):

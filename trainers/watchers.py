@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tunefleet.cluster import heartbeat
 from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.metrics import Lines
+from tunefleet.trainers.effort import Effort, slowest, straggler
 from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.loop import USEFUL, Report, State
 
@@ -19,23 +20,35 @@ if TYPE_CHECKING:
     from tunefleet.trainers.evaluation.watch import EvaluationWatch
 
 
+GHOST_CHECK_S = 10.0
+"""How often the rank that writes asks whether it was given up: cut off from the driver, but not from the other ranks and the storage."""
+
+
 class Pulse:
-    """Tells the watchdog of the worker group, step by step, that this rank gets on."""
+    """Tells the watchdog of the worker group, step by step, that this rank gets on; and asks now and then whether it still should."""
+
+    def __init__(self, refuse_ghosts: Callable[[], None] | None = None) -> None:
+        self._refuse_ghosts, self._asked_s = refuse_ghosts, time.monotonic()
 
     def wants_stop(self) -> bool:
         """Never."""
         return False
 
     def watch(self, state: State, report: Report) -> None:
-        """Every step is a sign of life."""
+        """Every step is a sign of life. Raises in an attempt that was given up."""
         heartbeat.beat()
+        if self._refuse_ghosts is not None and time.monotonic() - self._asked_s > GHOST_CHECK_S:
+            self._refuse_ghosts()
+            self._asked_s = time.monotonic()
 
 
 class LogWatch:
-    """Writes a line of metrics.jsonl every so many steps, and at the last."""
+    """Writes a line of metrics.jsonl every so many steps, and at the last; a rank that holds up the others is an event when it begins to."""
 
-    def __init__(self, lines: Lines | None, world: World, stream: Stream, *, every: int, steps: int) -> None:
-        self.lines, self.world, self.stream, self.every, self.steps = lines, world, stream, every, steps
+    def __init__(self, lines: Lines | None, world: World, stream: Stream, *, every: int, steps: int, events: Events | None = None) -> None:
+        self.lines, self.world, self.stream, self.every, self.steps, self.events = lines, world, stream, every, steps, events
+        self._effort = Effort(on_cpu=world.device.type == "cpu")
+        self._late: int | None = None
 
     def wants_stop(self) -> bool:
         """Never."""
@@ -43,9 +56,12 @@ class LogWatch:
 
     def watch(self, state: State, report: Report) -> None:
         """Sum over ranks what is not summed yet, and write."""
+        self._effort.add(report.waited_seconds, report.busy_seconds)
         if state.step % self.every and state.step != self.steps:
             return
         local = {"loss": sum(float(t) for t in report.totals), "computed": float(report.computed_tokens)}
+        local |= {_own(rank): 0.0 for rank in range(self.world.size)}
+        local[_own(self.world.rank)] = self._effort.take()
         for metrics in report.metrics:
             for name, (total, count) in metrics.items():
                 local[f"{name}.sum"] = local.get(f"{name}.sum", 0.0) + float(total)
@@ -53,6 +69,8 @@ class LogWatch:
         sums = self.world.sum(local)
         if self.lines is None:
             return
+        each = [sums[_own(rank)] for rank in range(self.world.size)]
+        self._tell_straggler(state.step, each)
         means = {name[:-4]: sums[name] / max(sums[f"{name[:-4]}.count"], 1.0) for name in sums if name.endswith(".sum")}
         self.lines.add(
             {
@@ -67,10 +85,22 @@ class LogWatch:
                 "applied": report.stepped.applied,
                 "tokens_per_second": report.weights[USEFUL] / report.seconds,
                 "step_seconds": report.seconds,
+                "rank_seconds": [round(seconds, 4) for seconds in each],
+                "slowest_rank": slowest(each),
                 "padding": 1 - report.weights[USEFUL] / sums["computed"],
                 "examples": self.stream.digest(report.step),
             }
         )
+
+    def _tell_straggler(self, step: int, each: Sequence[float]) -> None:
+        found = straggler(each)
+        late, self._late = self._late, found.rank if found else None
+        if self.events is not None and found is not None and found.rank != late:
+            self.events.add("straggler", step=step, rank=found.rank, seconds=round(found.seconds, 2), others=round(found.others, 2))
+
+
+def _own(rank: int) -> str:
+    return f"own.{rank:05d}"
 
 
 class FiniteGuard:

@@ -6,7 +6,7 @@ A restarted group comes in here again, finds the newest complete checkpoint, and
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,19 +42,22 @@ def train_worker(payload: Mapping[str, Any]) -> None:
     world, stages = World.join(), payload["stages"]
     for number, value in enumerate(stages):
         final = number == len(stages) - 1
-        if not train_stage(Stage.from_json(value), world, payload["attempt"], final=final):
+        if not train_stage(Stage.from_json(value), world, payload["attempt"], final=final, refuse_ghosts=payload["refuse_ghosts"]):
             return
         if not final:  # at the end only rank 0 has something left to do, and nobody's patience ends while it exports
             world.barrier()  # the next run of the chain reads this one's export
 
 
-def train_stage(stage: Stage, world: World, attempt: int, *, final: bool = True) -> bool:
-    """Do one run, on this rank; nothing where it is done already. ``final``: it is the last of its chain. False when it was asked to stop."""
+def train_stage(stage: Stage, world: World, attempt: int, *, final: bool = True, refuse_ghosts: Callable[[], None] = lambda: None) -> bool:
+    """Do one run, on this rank; nothing where it is done already. False when it was asked to stop.
+
+    ``final``: it is the last of its chain. ``refuse_ghosts`` raises in an attempt that was given up; it is called before anything of weight is written.
+    """
     storage = open_storage(stage.run.output)
     if world.broadcast(storage.exists(DONE)):
         return True
     with ExitStack() as stack:
-        worker = Worker(stage, storage, world, attempt, final=final, stack=stack)
+        worker = Worker(stage, storage, world, attempt, final=final, stack=stack, refuse_ghosts=refuse_ghosts)
         worker.rehearse()
         state = worker.train()
         if by := world.broadcast(worker.stop.by if state.step < stage.steps else None):
@@ -77,11 +80,11 @@ class Parts:
 class Worker:
     """One rank of one run: made at the newest checkpoint, trained, finished."""
 
-    def __init__(self, stage: Stage, storage: Storage, world: World, attempt: int, *, final: bool, stack: ExitStack) -> None:
+    def __init__(self, stage: Stage, storage: Storage, world: World, attempt: int, *, final: bool, stack: ExitStack, refuse_ghosts: Callable[[], None]) -> None:
         """``stack``: what must be closed however this ends."""
         from tunefleet.data.store import Store
 
-        self.final, self._stack = final, stack
+        self.final, self._stack, self._refuse_ghosts = final, stack, refuse_ghosts
         self.lines: Lines | None = None
         self.stage, self.run, self.storage, self.world = stage, stage.run, storage, world
         self.events = Events(storage, attempt=attempt, writes=world.main, background=True)
@@ -148,7 +151,7 @@ class Worker:
         stopped = "early stopping" if state.step < self.stage.steps else None
         self.parts.engine.close()
         if self.world.main:
-            check_fence(self.storage, self.stage.fence)
+            self._check_writer()
             self._flush()
             weights = best if stopped and best else last
             exported = self._export(weights) if self.run.export.at_end else None
@@ -217,7 +220,7 @@ class Worker:
 
         name = None
         if self.world.main:
-            check_fence(self.storage, self.stage.fence)
+            self._check_writer()
             found = newest(self.storage, on_skip=self._skipped)
             if found is None and self.stage.must_resume:
                 fix = "put the files back from a copy, or --overwrite"
@@ -260,11 +263,17 @@ class Worker:
         }
         heartbeat.beat()
         if self.world.main:
-            check_fence(self.storage, self.stage.fence)
+            self._check_writer()
         return save(self.storage, self.parts.engine, meta, optimizer=optimizer, attempt=self.name, fence=self.stage.fence, before_commit=self._flush)
 
+    def _check_writer(self) -> None:
+        """Raises when another run, or another attempt of this one, writes here by now."""
+        check_fence(self.storage, self.stage.fence)
+        self._refuse_ghosts()
+
     def _flush(self) -> None:
-        """See that every line of metrics stands: one that a checkpoint is past would never be written again."""
+        """See that every line of metrics stands: one that a checkpoint is past would never be written again. Called before a manifest is written."""
+        self._refuse_ghosts()
         if self.lines is not None:
             self.lines.flush()
 
@@ -297,6 +306,13 @@ class Worker:
             self.lines = Lines(self.storage, METRICS)
             self._stack.callback(self.lines.close)
             self.lines.truncate_after(self.state.step)
-        log = LogWatch(self.lines, self.world, self.parts.stream, every=self.run.logging.every_steps, steps=self.stage.steps)
+        log = LogWatch(self.lines, self.world, self.parts.stream, every=self.run.logging.every_steps, steps=self.stage.steps, events=self.events)
         guard = FiniteGuard(self.run.training.skip_nonfinite_steps, self.events)
-        return [Pulse(), log, guard, self.checkpoints, *([self.evaluation] if self.evaluation is not None else []), self.stop]
+        return [
+            Pulse(self._refuse_ghosts if self.world.main else None),
+            log,
+            guard,
+            self.checkpoints,
+            *([self.evaluation] if self.evaluation is not None else []),
+            self.stop,
+        ]

@@ -6,39 +6,35 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from tunefleet.cluster.errors import RequestError
+from tunefleet.cluster.diagnosis import Finding, diagnose
+from tunefleet.cluster.errors import RequestError, SettingsError
 from tunefleet.tuning.arguments import Option, Verb
 from tunefleet.tuning.printing import print_json, print_table
 
 VERB = Verb(
     options=(
         Option("--address", "a running Ray cluster, host:port", metavar="ADDR"),
-        Option("--output", "a folder that runs are to write to", metavar="DIR", default="."),
+        Option("--cluster", "try every node of the cluster: versions, clocks, disks, storage, network; exit code 1 when a long run would break"),
+        Option("--output", "a folder or s3:// that runs are to write to", metavar="DIR"),
         Option("--json", "print the findings as JSON on stdout"),
     ),
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. ``state``: ok, note (slower or smaller, but it works), or problem."""
-
-    subject: str
-    state: str
-    found: str
-    fix: str = ""
-
-
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
-    """Print what was found; 0 when there is no problem, 2 when there is one."""
+    """Print what was found; 0 when there is no problem, 2 when there is one; with --cluster 1, since the request was right."""
+    if options.cluster and not options.address:
+        fix = "say --address host:port, or --address auto on one of its nodes"
+        raise SettingsError("--cluster: which cluster?", got="no --address", want="a running Ray cluster", fix=fix)
     findings = [finding for look in LOOKS for finding in look(options)]
     if options.json:
         print_json([asdict(finding) for finding in findings])
     else:
         print_table("tunefleet doctor", ("subject", "state", "found", "fix"), [(f.subject, f.state, f.found, f.fix) for f in findings])
-    return 2 if any(finding.state == "problem" for finding in findings) else 0
+    failed = 1 if options.cluster else 2
+    return failed if any(finding.state == "problem" for finding in findings) else 0
 
 
 def _versions(_: argparse.Namespace) -> Iterator[Finding]:
@@ -63,7 +59,7 @@ def _machine(options: argparse.Namespace) -> Iterator[Finding]:
     yield Finding("cores", "ok", str(usable_cores()))
     yield from _found("environment", environment_problems(os.environ), "no setting that runs code from data")
     yield from _found("shared memory", memory_problems(), "enough for Ray's object store")
-    storage = open_storage(options.output)
+    storage = open_storage(options.output or ".")
     yield from _found("storage", storage_problems(storage), f"{storage.address} can be written")
 
 
@@ -97,6 +93,10 @@ def _ray(options: argparse.Namespace) -> Iterator[Finding]:
         with connect(options.address) as session:
             resources = session.resources()
             yield Finding("ray cluster", "ok", ", ".join(f"{name} {resources[name]:g}" for name in ("CPU", "GPU") if name in resources))
+            if options.cluster:
+                from tunefleet.cluster.nodeprobe import ask_nodes
+
+                yield from diagnose(*ask_nodes(options.output))
     except RequestError as error:
         yield from _problems("ray cluster", [error])
 

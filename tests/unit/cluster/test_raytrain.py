@@ -1,7 +1,7 @@
 """What we rely on inside Ray Train, and how its errors are read."""
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
@@ -11,7 +11,7 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from tunefleet.cluster.errors import SettingsError, StorageError
+from tunefleet.cluster.errors import SettingsError, StorageError, WorkerError
 from tunefleet.cluster.failures import Budget, RaisedError
 from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.raytrain import FAILURES, STACKS, Judge, classify
@@ -21,6 +21,7 @@ DEATH = WorkerHealthCheckFailedError("a worker failed", ActorDiedError())
 LOST = RaisedError("RuntimeError", "Connection closed by peer", "distributed_c10d.py:1", "trace", True)
 CRASH = RaisedError("ValueError", "bad\nmore", "loss.py:3", "trace", False)
 OWN = StorageError("disk is full")
+APART = WorkerError("no way leads from a to b")
 
 
 def group_of(**failures):
@@ -44,6 +45,8 @@ def test_the_methods_that_we_override_exist(name):
         (ControllerError(WorkerGroupStartupTimeoutError(2)), "start", ()),
         (ControllerError(WorkerGroupStartupFailedError("one\ntwo")), "died", ()),
         (ControllerError(KeyError("ours")), "internal", ()),
+        (ControllerError(ActorDiedError()), "died", ()),
+        (ControllerError(RayTaskError("join", "trace", APART).as_instanceof_cause()), "raised", ()),
     ],
 )
 def test_the_most_telling_failure_is_the_cause(error, kind, ranks):

@@ -97,6 +97,13 @@ def test_a_ghost_cannot_replace_what_a_later_writer_wrote(storage):
     assert read_manifest(storage, kept.name) == kept
 
 
+def test_an_attempt_that_was_cut_off_cannot_replace_what_the_next_one_wrote(storage):
+    kept = put(storage, 5, attempt="000001-002-aa")
+    with pytest.raises(CheckpointError, match="a later attempt"):
+        put(storage, 5, attempt="000001-001-bb")
+    assert read_manifest(storage, kept.name) == kept
+
+
 def test_saving_a_step_again_replaces_it_and_leaves_nothing_behind(storage):
     before, after = put(storage, 5, attempt="a", ranks=2), put(storage, 5, attempt="b", ranks=1)
     assert newest(storage) == after

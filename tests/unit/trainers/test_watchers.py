@@ -11,7 +11,7 @@ from tunefleet.trainers.engine import Stepped
 from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.loop import Report, State
 from tunefleet.trainers.manifest import Manifest
-from tunefleet.trainers.watchers import CheckpointWatch, EvaluateWatch, FiniteGuard, LogWatch
+from tunefleet.trainers.watchers import CheckpointWatch, EvaluateWatch, FiniteGuard, LogWatch, Pulse
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def told(storage):
 def report(step, *, totals=(1.0,), metrics=(), applied=True, seconds=2.0):
     stepped = Stepped(0.5 if applied else float("inf"), applied)
     weights = {"tokens": 5.0, "useful_tokens": 30.0}
-    return Report(step, 1e-3, stepped, seconds, 40, weights, [torch.tensor(t) for t in totals], list(metrics))
+    return Report(step, 1e-3, stepped, seconds, 0.0, 0.1, 40, weights, [torch.tensor(t) for t in totals], list(metrics))
 
 
 class Rows:
@@ -42,6 +42,16 @@ class Rows:
 
     def digest(self, step):
         return f"set {step}"
+
+
+def test_the_rank_that_writes_asks_now_and_then_whether_it_was_given_up(monkeypatch):
+    asked = []
+    pulse = Pulse(lambda: asked.append(1))
+    pulse.watch(State(1), report(0))
+    assert asked == []
+    monkeypatch.setattr("tunefleet.trainers.watchers.GHOST_CHECK_S", -1.0)
+    pulse.watch(State(2), report(1))
+    assert asked == [1]
 
 
 class TestLog:
@@ -56,6 +66,10 @@ class TestLog:
         (line,) = self.watch(storage, 1, (1, report(0, totals=(1.0, 0.25), metrics=accuracy)))
         assert {"step": 1, "epoch": 0.1, "tokens": 30, "loss": 1.25, "accuracy": 0.5, "padding": 0.25, "tokens_per_second": 15.0}.items() <= line.items()
         assert line["examples"] == "set 0"
+
+    def test_a_line_says_how_long_each_rank_itself_needed_a_step(self, storage):
+        (line,) = self.watch(storage, 2, (1, report(0)), (2, report(1)))
+        assert (line["rank_seconds"], line["slowest_rank"]) == ([0.1], 0)
 
     def test_lines_come_every_so_many_steps_and_at_the_last(self, storage):
         assert [line["step"] for line in self.watch(storage, 4, *((step, report(step - 1)) for step in range(1, 11)))] == [4, 8, 10]
