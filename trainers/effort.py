@@ -22,19 +22,21 @@ class Effort:
         self._on_cpu = on_cpu
         self._begin()
 
-    def add(self, waited_s: float, busy_s: float) -> None:
+    def add(self, step_s: float, waited_s: float, busy_s: float) -> None:
         """A step is over, in which rows were waited for so long and this thread was on a core so long."""
         self._steps += 1
+        self._steps_s += step_s
         self._own_s += waited_s + (busy_s if self._on_cpu else 0.0)  # waiting for a GPU spins, and would count as work
 
-    def take(self) -> float:
-        """Own seconds a step since this was last asked."""
-        own_s = (self._own_s + heartbeat.stalled_s() - self._stalled_s) / max(1, self._steps)
+    def take(self) -> tuple[float, float]:
+        """Own seconds, and all seconds, of a step since this was last asked."""
+        steps = max(1, self._steps)
+        own_s, step_s = (self._own_s + heartbeat.stalled_s() - self._stalled_s) / steps, self._steps_s / steps
         self._begin()
-        return own_s
+        return own_s, step_s
 
     def _begin(self) -> None:
-        self._steps, self._own_s, self._stalled_s = 0, 0.0, heartbeat.stalled_s()
+        self._steps, self._steps_s, self._own_s, self._stalled_s = 0, 0.0, 0.0, heartbeat.stalled_s()
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Straggler:
 def slowest(seconds: Sequence[float]) -> int:
     """The rank that needed longest; the first of several."""
     return max(range(len(seconds)), key=lambda rank: seconds[rank])
+
+
+def waiting(seconds: Sequence[float], step_s: float) -> float:
+    """The share of a step in which even the slowest rank only waited: for the network between them. ``seconds``: own ones, by rank."""
+    return max(0.0, 1 - max(seconds) / step_s) if len(seconds) > 1 and step_s > 0 else 0.0
 
 
 def straggler(seconds: Sequence[float]) -> Straggler | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tunefleet.cluster import heartbeat
 from tunefleet.cluster.errors import TunefleetError
 from tunefleet.cluster.metrics import Lines
-from tunefleet.trainers.effort import Effort, slowest, straggler
+from tunefleet.trainers.effort import Effort, slowest, straggler, waiting
 from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.loop import USEFUL, Report, State
 
@@ -56,12 +56,12 @@ class LogWatch:
 
     def watch(self, state: State, report: Report) -> None:
         """Sum over ranks what is not summed yet, and write."""
-        self._effort.add(report.waited_seconds, report.busy_seconds)
+        self._effort.add(report.seconds, report.waited_seconds, report.busy_seconds)
         if state.step % self.every and state.step != self.steps:
             return
         local = {"loss": sum(float(t) for t in report.totals), "computed": float(report.computed_tokens)}
         local |= {_own(rank): 0.0 for rank in range(self.world.size)}
-        local[_own(self.world.rank)] = self._effort.take()
+        local[_own(self.world.rank)], step_s = self._effort.take()
         for metrics in report.metrics:
             for name, (total, count) in metrics.items():
                 local[f"{name}.sum"] = local.get(f"{name}.sum", 0.0) + float(total)
@@ -87,6 +87,7 @@ class LogWatch:
                 "step_seconds": report.seconds,
                 "rank_seconds": [round(seconds, 4) for seconds in each],
                 "slowest_rank": slowest(each),
+                "waiting": waiting(each, step_s),
                 "padding": 1 - report.weights[USEFUL] / sums["computed"],
                 "examples": self.stream.digest(report.step),
             }

@@ -1,0 +1,83 @@
+"""Who answers on a host, and whom a stranger may ask for what. Without a token; run on another host. Usage: knocking.py HOST, answers as JSON on stdout.
+
+Ports that speak gRPC are asked for what would run code, stop something or tell the cluster's state; others for a web page, and to make an environment.
+"""
+
+import http.client
+import json
+import socket
+import sys
+
+import grpc
+
+METHODS = (
+    "CoreWorkerService/PushTask",
+    "CoreWorkerService/KillActor",
+    "NodeManagerService/RequestWorkerLease",
+    "NodeManagerService/ShutdownRaylet",
+    "ObjectManagerService/Push",
+    "ActorInfoGcsService/RegisterActor",
+    "JobInfoGcsService/GetAllJobInfo",
+    "InternalKVGcsService/InternalKVGet",
+    "RayletDriver/Schedule",
+)
+REFUSED = {"UNAUTHENTICATED", "UNIMPLEMENTED"}
+
+
+def answering(host):
+    found = []
+    for port in range(1, 65536):
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex((host, port)) == 0:
+                found.append(port)
+    return found
+
+
+def speaks_grpc(host, port):
+    with socket.create_connection((host, port), timeout=2) as door:
+        door.settimeout(2)
+        door.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        try:
+            head = door.recv(9)
+        except OSError:
+            return False
+    return len(head) == 9 and head[3] == 4  # a frame of settings
+
+
+def asked(host, port):
+    said = {}
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        for method in METHODS:
+            try:
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=5)
+                said[method] = "OK"
+            except grpc.RpcError as error:
+                said[method] = error.code().name
+    return said
+
+
+def web(host, port, method, path):
+    door = http.client.HTTPConnection(host, port, timeout=2)
+    try:
+        door.request(method, path)
+        return door.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        door.close()
+
+
+def main(host):
+    told = {}
+    for port in answering(host):
+        if speaks_grpc(host, port):
+            told[port] = {"speaks": "grpc", "said": asked(host, port)}
+        else:
+            status = web(host, port, "POST", "/get_or_create_runtime_env") or web(host, port, "GET", "/")
+            told[port] = {"speaks": "http", "said": status} if status else {"speaks": "other", "said": None}
+    sys.stdout.write(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
