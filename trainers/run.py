@@ -267,7 +267,9 @@ class Failures(Settings):
     collective_timeout_s: PositiveFloat | None = Field(
         default=None, description="seconds that a collective waits for the other ranks, longer than hang_timeout_s; null is a minute longer"
     )
-    hang_timeout_s: PositiveFloat = Field(default=1800.0, description="seconds without progress after which the workers count as hung")
+    hang_timeout_s: PositiveFloat = Field(
+        default=1800.0, description="seconds without progress after which the workers count as hung; a node that is lost Ray notices within 65"
+    )
 
     @model_validator(mode="after")
     def _stacks_before_the_end(self) -> Failures:
