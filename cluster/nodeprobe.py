@@ -19,7 +19,7 @@ from tunefleet.cluster.machine import versions
 from tunefleet.cluster.network import Way, join_group, open_rendezvous, use_interface
 from tunefleet.cluster.storage import open_storage
 
-ANSWER_S = 60.0
+ANSWER_S = 120.0
 """Seconds within which a node must answer anything; joining the others and adding up with them included."""
 
 _STACK = ("ray", "torch", "deepspeed", "transformers", "tunefleet")
@@ -176,10 +176,15 @@ def _timed(probe: Any, node: Node) -> Node:
     """With its clock against ours: the round trip that took least tells most. Source: Mills 1991, Internet time synchronization."""
     import ray
 
+    from ray.exceptions import RayError
+
     seen = []
     for _ in range(_CLOCK_ROUNDS):
         sent = time.time()
-        there = ray.get(probe.clock.remote(), timeout=ANSWER_S)
+        try:
+            there = ray.get(probe.clock.remote(), timeout=ANSWER_S)
+        except RayError as error:
+            return _with(node, versions=None, silence=str(error).strip().splitlines()[0])
         back = time.time()
         seen.append(((back - sent) / 2, there - (sent + back) / 2))
     error, offset = min(seen)
@@ -189,6 +194,7 @@ def _timed(probe: Any, node: Node) -> Node:
 def _written(output: str, nodes: Sequence[Node], probes: Sequence[Any]) -> list[Node]:
     """With what became of a file that every node looks for and of one that it writes."""
     import ray
+    from ray.exceptions import RayError
 
     storage = open_storage(output)
     sign = f"probe-{uuid.uuid4().hex}"
@@ -199,6 +205,8 @@ def _written(output: str, nodes: Sequence[Node], probes: Sequence[Any]) -> list[
     try:
         asked = {i: probe.writes.remote(storage.address, sign) for i, probe in enumerate(probes) if nodes[i].versions}
         said = {i: ray.get(reference, timeout=ANSWER_S) for i, reference in asked.items()}
+    except RayError as error:
+        said = dict.fromkeys(range(len(nodes)), f"it could not be tried: {str(error).strip().splitlines()[0]}")
     finally:
         storage.delete(sign)
     return [_with(node, storage=said.get(i)) for i, node in enumerate(nodes)]

@@ -20,8 +20,10 @@ METHODS = (
     "JobInfoGcsService/GetAllJobInfo",
     "InternalKVGcsService/InternalKVGet",
     "RayletDriver/Schedule",
+    "ReporterService/GetTraceback",
+    "ReporterService/CpuProfiling",
 )
-REFUSED = {"UNAUTHENTICATED", "UNIMPLEMENTED"}
+PAGES = (("POST", "/get_or_create_runtime_env"), ("POST", "/api/job_agent/jobs/"), ("POST", "/api/jobs/"), ("GET", "/"))
 
 
 def answering(host):
@@ -74,8 +76,8 @@ def main(host):
         if speaks_grpc(host, port):
             told[port] = {"speaks": "grpc", "said": asked(host, port)}
         else:
-            status = web(host, port, "POST", "/get_or_create_runtime_env") or web(host, port, "GET", "/")
-            told[port] = {"speaks": "http", "said": status} if status else {"speaks": "other", "said": None}
+            said = {f"{method} {path}": status for method, path in PAGES if (status := web(host, port, method, path))}
+            told[port] = {"speaks": "http" if said else "other", "said": said}
     sys.stdout.write(json.dumps(told))
 
 

@@ -124,11 +124,11 @@ def test_there_were_never_two_writers(story: Story) -> None:
 def test_nothing_of_a_cluster_that_could_run_code_answers_a_stranger(story: Story) -> None:
     for name, ports in story.knocked.items():
         spoken = [port["speaks"] for port in ports.values()]
-        assert spoken.count("grpc") >= 3, name
-        refused = {status for port in ports.values() if port["speaks"] == "grpc" for status in port["said"].values()}
-        assert refused == {"UNAUTHENTICATED", "UNIMPLEMENTED"}
-        assert all("UNAUTHENTICATED" in port["said"].values() for port in ports.values() if port["speaks"] == "grpc")
-        assert {port["said"] for port in ports.values() if port["speaks"] == "http"} <= {401, 403}
+        answers = [set(port["said"].values()) for port in ports.values() if port["speaks"] == "grpc"]
+        assert set().union(*answers) == {"UNAUTHENTICATED", "UNIMPLEMENTED"}
+        assert sum("UNAUTHENTICATED" in said for said in answers) >= 3, f"raylet, object manager and a worker on {name}"
+        done = {page: status for port in ports.values() if port["speaks"] == "http" for page, status in port["said"].items() if 200 <= status < 300}
+        assert not any(page.startswith("POST") for page in done)
         assert spoken.count("other") <= 4, "the rendezvous and gloo's own, of the one rank there"
 
 
