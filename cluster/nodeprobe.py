@@ -175,7 +175,6 @@ def _facts(probe: Any, address: str, works: bool, addresses: Sequence[str]) -> N
 def _timed(probe: Any, node: Node) -> Node:
     """With its clock against ours: the round trip that took least tells most. Source: Mills 1991, Internet time synchronization."""
     import ray
-
     from ray.exceptions import RayError
 
     seen = []
@@ -187,8 +186,8 @@ def _timed(probe: Any, node: Node) -> Node:
             return _with(node, versions=None, silence=str(error).strip().splitlines()[0])
         back = time.time()
         seen.append(((back - sent) / 2, there - (sent + back) / 2))
-    error, offset = min(seen)
-    return _with(node, clock_offset=offset, clock_error=error)
+    half_trip, offset = min(seen)
+    return _with(node, clock_offset=offset, clock_error=half_trip)
 
 
 def _written(output: str, nodes: Sequence[Node], probes: Sequence[Any]) -> list[Node]:
