@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.trainers.plan.dry import Job, Memory, dry_runs
@@ -158,14 +157,4 @@ def _assumed(run: RunFile, rows: Rows, figures: Figures) -> tuple[str, ...]:
 
 def to_json(plan: Plan) -> dict[str, Any]:
     """The plan in plain values; bytes are bytes."""
-    from dataclasses import asdict
-
-    told = asdict(replace(plan, choices=()))
-    told["choices"] = [asdict(choice) for choice in plan.choices]
-    return told
-
-
-def cheapest(offers: Sequence[Offer]) -> Offer | None:
-    """The machine type that does it for the least money."""
-    fitting = [offer for offer in offers if offer.fits and offer.dollars is not None]
-    return min(fitting, key=lambda offer: offer.dollars or 0.0) if fitting else None
+    return asdict(plan)
