@@ -169,7 +169,8 @@ def test_versions_are_those_of_the_project():
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     for overlay in OVERLAYS:
         assert cluster(overlay)["spec"]["rayVersion"] == ray
-        assert {container["image"] for _, group in groups(overlay) for container in group["template"]["spec"]["containers"]} == {f"tunefleet:{version}"}
+        images = {container["image"] for _, group in groups(overlay) for container in group["template"]["spec"]["containers"]}
+        assert images == {f"tunefleet:{version}{'-cpu' if overlay == 'dev' else ''}"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
