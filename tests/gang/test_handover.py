@@ -12,6 +12,7 @@ from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.handover import adopt, point
 from tunefleet.trainers.manifest import newest
 from tunefleet.trainers.run import RunFile
+from tunefleet.trainers.stage import DONE
 
 pytestmark = pytest.mark.gang
 SETTINGS: dict[str, Any] = {"scaling": {"num_workers": 1}, "evaluation": {"every_steps": 4, "samples": {"number": 0}}, "export": {"at_end": False}}
@@ -21,7 +22,9 @@ def take_over(run: RunFile, other: RunFile) -> None:
     """Have a run go on from the other's newest checkpoint, and train it to its end."""
     pointer = point(open_storage(other.output), "mark")
     assert pointer is not None
-    assert adopt(open_storage(run.output), pointer, fence=1)
+    output = open_storage(run.output)
+    output.delete(DONE)  # as a claim does
+    assert adopt(output, pointer, fence=1)
     train_on_gang(run)
 
 
