@@ -16,7 +16,8 @@ from tunefleet.trainers.evaluation.files import drop_after as drop_evaluations
 from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.manifest import MANIFEST, Manifest, drop_after, folder_of, newest, read_manifest, verify
 
-PINNED = "pinned.json"  # the checkpoint that a pointer names: it stays until the next one is pointed at
+PINNED = "pinned.json"  # the checkpoints that the last pointers name: they stay until others are pointed at
+PINS = 2  # whoever was given a pointer may take as long to start as this run takes to its next one
 ADOPTED = "adopted.json"  # the pointer that this output last went on from
 
 
@@ -36,20 +37,26 @@ class Pointer:
 
 
 def point(storage: Storage, mark: str) -> Pointer | None:
-    """Point at the newest whole checkpoint of an output, and have it stay; None where there is none."""
+    """Point at the newest whole checkpoint of an output, and have it stay until others are pointed at; None where there is none."""
     for _ in range(3):  # a checkpoint that is removed in this very moment has a younger one
         found = newest(storage)
         if found is None:
             return None
-        storage.put(PINNED, json.dumps({"manifest": found.name}).encode())
+        names = [found.name, *(name for name in _pins(storage) if name != found.name)][:PINS]
+        storage.put(PINNED, json.dumps({"manifests": names}).encode())
         if storage.exists(found.name):
             return Pointer(storage.address, found.name, found.digest, found.step, mark)
     return None
 
 
 def pinned(storage: Storage) -> set[str]:
-    """The manifest that a pointer names, which must not be removed."""
-    return {json.loads(storage.read(PINNED))["manifest"]} if storage.exists(PINNED) else set()
+    """The manifests that pointers name, which must not be removed."""
+    return set(_pins(storage))
+
+
+def _pins(storage: Storage) -> list[str]:
+    """The youngest first."""
+    return list(json.loads(storage.read(PINNED))["manifests"]) if storage.exists(PINNED) else []
 
 
 def adopt(storage: Storage, pointer: Pointer, fence: int) -> bool:

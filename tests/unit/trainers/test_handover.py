@@ -33,7 +33,7 @@ def value(storage):
     return float(load_plain(storage, newest(storage))["w"])
 
 
-def test_a_pointer_names_the_newest_checkpoint_and_keeps_it_until_the_next_pointer(places):
+def test_a_pointer_names_the_newest_checkpoint_and_keeps_it_until_two_others_were_pointed_at(places):
     one, _ = places
     assert point(one, "m") is None
     put(one, 10)
@@ -43,10 +43,11 @@ def test_a_pointer_names_the_newest_checkpoint_and_keeps_it_until_the_next_point
         put(one, step)
         retain(one, 1, pinned(one))
     assert one.exists(pointer.manifest)
-    point(one, "n")
-    put(one, 40)
-    retain(one, 1, pinned(one))
-    assert not one.exists(pointer.manifest)
+    for step, stays in ((40, True), (50, False)):
+        point(one, "n")
+        put(one, step)
+        retain(one, 1, pinned(one))
+        assert one.exists(pointer.manifest) == stays
 
 
 def test_what_is_adopted_is_the_only_checkpoint_of_the_output_whatever_stood_there(places):
