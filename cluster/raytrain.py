@@ -37,9 +37,18 @@ STACKS = "stacks/"
 class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
     """Asks the budget what to do about each failure, and notes its verdict for the driver. Lives in Ray Train's controller."""
 
-    def __init__(self, budget: Budget, progress: Callable[[], int], notes: Storage, workers: int, bundle: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        progress: Callable[[], int],
+        notes: Storage,
+        workers: int,
+        bundle: Mapping[str, float] | None = None,
+        nodes: Callable[[], Sequence[Mapping[str, Any]]] = ray.nodes,
+    ) -> None:
+        """``bundle``: what one worker takes; ``nodes``: those of the cluster, as Ray lists them."""
         super().__init__(FailureConfig(max_failures=-1))
-        self._budget, self._progress, self._notes, self._workers, self._bundle = budget, progress, notes, workers, bundle or {}
+        self._budget, self._progress, self._notes, self._workers, self._bundle, self._nodes = budget, progress, notes, workers, bundle or {}, nodes
         self._blamed: list[tuple[int, tuple[int, ...]]] = []
         self._avoid: set[str] = set()
         self._seen_stacks: set[str] = set()
@@ -61,7 +70,7 @@ class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
         new = bad - self._avoid
         if not new:
             return sorted(self._avoid), ""
-        if not elsewhere(bad, ray.nodes(), len(members[-1].addresses), self._bundle):
+        if not elsewhere(bad, self._nodes(), len(members[-1].addresses), self._bundle):
             return sorted(self._avoid), f"; {', '.join(sorted(new))} failed twice, and there is no room elsewhere"
         self._avoid |= new
         return sorted(self._avoid), f"; {', '.join(sorted(new))} failed twice and is avoided from now on"
@@ -93,13 +102,13 @@ class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
 class KeepAway(ControllerCallback):  # type: ignore[misc]
     """Starts groups on nodes that are not avoided. What the judge has noted is read, since the two meet nowhere else."""
 
-    def __init__(self, notes: Storage) -> None:
-        self._notes = notes
+    def __init__(self, notes: Storage, nodes: Callable[[], Sequence[Mapping[str, Any]]] = ray.nodes) -> None:
+        self._notes, self._nodes = notes, nodes
 
     def on_controller_start_worker_group(self, **_: Any) -> dict[str, str] | None:
         """A selector of nodes, where one is avoided. A node that came back has another id, and the address it had."""
         last = next(reversed(read_lines(self._notes, FAILURES)), {})
-        bad = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in last.get("avoided", ())]
+        bad = [node["NodeID"] for node in self._nodes() if node["Alive"] and node["NodeManagerAddress"] in last.get("avoided", ())]
         return {"ray.io/node-id": f"!in({','.join(bad)})"} if bad else None
 
 
