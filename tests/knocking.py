@@ -37,10 +37,14 @@ def answering(host):
 
 
 def speaks_grpc(host, port):
-    with socket.create_connection((host, port), timeout=2) as door:
-        door.settimeout(2)
-        door.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    """None where nobody is there any more."""
+    try:
+        door = socket.create_connection((host, port), timeout=2)
+    except OSError:
+        return None
+    with door:
         try:
+            door.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
             head = door.recv(9)
         except OSError:
             return False
@@ -56,7 +60,7 @@ def asked(host, port):
                 said[method] = "OK"
             except grpc.RpcError as error:
                 said[method] = error.code().name
-    return said
+    return {method: status for method, status in said.items() if status != "UNAVAILABLE"}  # it has gone in between
 
 
 def web(host, port, method, path):
@@ -73,7 +77,10 @@ def web(host, port, method, path):
 def main(host):
     told = {}
     for port in answering(host):
-        if speaks_grpc(host, port):
+        speaks = speaks_grpc(host, port)
+        if speaks is None:
+            continue
+        if speaks:
             told[port] = {"speaks": "grpc", "said": asked(host, port)}
         else:
             said = {f"{method} {path}": status for method, path in PAGES if (status := web(host, port, method, path))}

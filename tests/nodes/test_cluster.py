@@ -20,7 +20,7 @@ from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.run import RunFile
 
-pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 KNOCKING = Path(__file__).parents[1] / "knocking.py"
 COMMAND = Path(RAY).with_name("tunefleet")
 QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "3"}

@@ -41,6 +41,7 @@ def process_on(started: subprocess.Popen[str]) -> int:
     return int(Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()[0])
 
 
+@pytest.mark.slow
 def test_a_rank_that_stands_still_is_named_and_a_slow_link_too_and_no_number_changes(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", **SETTINGS)
     (tmp_path / "stage.json").write_text(json.dumps(make_stage(run).to_json()))
