@@ -215,7 +215,8 @@ def raise_if_stopped(claims: Sequence[Claim]) -> None:
     """Raises Stopped when the workers ended, as they were asked to, before the run was done."""
     for held in claims:
         if not held.storage.exists(DONE):
-            step, by = newest_step(held.storage), asked_to_stop(held.storage, held.fence) or "nobody"
+            step = newest_step(held.storage)
+            by = next((by for one in claims if (by := asked_to_stop(one.storage, one.fence))), "nobody")
             fix = "--resume goes on from there" if step else "nothing was trained yet: --resume=auto starts anew"
             raise Stopped(f"{held.run.name}: stopped on request", got=f"{by}; saved at step {step}" if step else by, fix=fix)
 

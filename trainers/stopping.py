@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -42,15 +43,24 @@ def asked_to_stop(storage: Storage, fence: int) -> str | None:
 
 
 class StopWatch:
-    """Ends the loop at the next step boundary once somebody has asked for it. Only the rank that ``looks`` reads the storage, from a thread."""
+    """Ends the loop at the next step boundary once one of some outputs, each held with its fence, is asked to stop.
 
-    def __init__(self, storage: Storage, fence: int, *, looks: bool) -> None:
+    Only the rank that ``looks`` reads the storage, from a thread. A context manager.
+    """
+
+    def __init__(self, outputs: Sequence[tuple[Storage, int]], *, looks: bool) -> None:
         self.by: str | None = None
         """Who asked."""
-        self._storage, self._fence, self._done = storage, fence, threading.Event()
+        self._outputs, self._looks, self._done = outputs, looks, threading.Event()
         self._thread = threading.Thread(target=self._follow, name="stop", daemon=True)
-        if looks:
+
+    def __enter__(self) -> StopWatch:
+        if self._looks:
             self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
 
     def wants_stop(self) -> bool:
         """Whether somebody asked."""
@@ -59,12 +69,9 @@ class StopWatch:
     def watch(self, state: State, report: Report) -> None:
         """Nothing: it looks from its thread."""
 
-    def close(self) -> None:
-        """Look no more."""
-        self._done.set()
-
     def _follow(self) -> None:
+        pause_s = _POLL_S if all(storage.appends for storage, _ in self._outputs) else _REMOTE_POLL_S
         while self.by is None:
-            self.by = asked_to_stop(self._storage, self._fence)
-            if self._done.wait(_POLL_S if self._storage.appends else _REMOTE_POLL_S):
+            self.by = next((by for storage, fence in self._outputs if (by := asked_to_stop(storage, fence))), None)
+            if self._done.wait(pause_s):
                 return

@@ -39,25 +39,30 @@ def train_worker(payload: Mapping[str, Any]) -> None:
     """Do the runs of a chain that are not done, on this rank. ``payload``: ``stages`` as JSON, and the number of this ``attempt``."""
     from tunefleet.cluster.world import World
 
-    world, stages = World.join(), payload["stages"]
-    for number, value in enumerate(stages):
+    world, stages = World.join(), [Stage.from_json(value) for value in payload["stages"]]
+    for number, stage in enumerate(stages):
         final = number == len(stages) - 1
-        if not train_stage(Stage.from_json(value), world, payload["attempt"], final=final, refuse_ghosts=payload["refuse_ghosts"]):
+        if not train_stage(stage, world, payload["attempt"], final=final, named=stages[-1], refuse_ghosts=payload["refuse_ghosts"]):
             return
         if not final:  # at the end only rank 0 has something left to do, and nobody's patience ends while it exports
             world.barrier()  # the next run of the chain reads this one's export
 
 
-def train_stage(stage: Stage, world: World, attempt: int, *, final: bool = True, refuse_ghosts: Callable[[], None] = lambda: None) -> bool:
+def train_stage(
+    stage: Stage, world: World, attempt: int, *, final: bool = True, named: Stage | None = None, refuse_ghosts: Callable[[], None] = lambda: None
+) -> bool:
     """Do one run, on this rank; nothing where it is done already. False when it was asked to stop.
 
-    ``final``: it is the last of its chain. ``refuse_ghosts`` raises in an attempt that was given up; it is called before anything of weight is written.
+    ``final``: it is the last of its chain. ``named``: that last one, whose output may be asked too. ``refuse_ghosts`` raises in an attempt that was
+    given up; it is called before anything of weight is written.
     """
     storage = open_storage(stage.run.output)
     if world.broadcast(storage.exists(DONE)):
         return True
     with ExitStack() as stack:
         worker = Worker(stage, storage, world, attempt, final=final, stack=stack, refuse_ghosts=refuse_ghosts)
+        asked = [(open_storage(one.run.output), one.fence) for one in (stage, *([named] if named and not final else []))]
+        worker.stop = stack.enter_context(StopWatch(asked, looks=world.main))
         worker.rehearse()
         state = worker.train()
         if by := world.broadcast(worker.stop.by if state.step < stage.steps else None):
@@ -102,8 +107,7 @@ class Worker:
             self.checkpoints.saved = {manifest.step: manifest.name}
         self.evaluation = self._evaluation()
         self.checkpoints.retain = self._retain
-        self.stop = StopWatch(storage, stage.fence, looks=world.main)
-        stack.callback(self.stop.close)
+        self.stop = StopWatch((), looks=False)
         heartbeat.beat()
 
     def rehearse(self) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,9 +17,9 @@ from s3server import CANARY
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.manifest import newest_step
 from tunefleet.trainers.stage import DONE, RUN_FILE
+from tunefleet.tuning.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
-SOURCE = Path(__file__).parents[2] / "src"
 SECRETS = {name: f"{CANARY}-{name}" for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "A_PASSWORD_OF_MINE")}
 OBJECTIVE = """
 from typing import Literal
@@ -57,30 +56,40 @@ def lab(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def tunefleet(folder, head, *words, **variables):
-    """The command, as typed in a folder of the user's by somebody who knows the cluster and its token."""
+@pytest.fixture
+def tunefleet(head, lab, capsys, monkeypatch):
+    """The command, as typed in the user's folder by somebody who knows the cluster and its token: exit code, stdout, stderr."""
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
     headers = json.dumps({"X-Proxy-Authorization": f"{CANARY}-header"})
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {**clean, **SECRETS, **head.variables(), "RAY_JOB_HEADERS": headers, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(folder)]), **variables}
-    command = [sys.executable, "-P", "-m", "tunefleet.tuning.cli", *map(str, words)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert CANARY not in done.stdout + done.stderr
-    assert head.token not in done.stdout + done.stderr
-    return done
+    for name, value in {**SECRETS, **head.variables(), "RAY_JOB_HEADERS": headers}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(lab)
+
+    def type_in(*words):
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert CANARY not in out + err
+        assert head.token not in out + err
+        return code, out, err
+
+    return type_in
 
 
 @pytest.mark.parametrize("verb", [["submit", "run.yaml"], ["jobs"], ["logs", "x"], ["stop", "x"]], ids=lambda verb: verb[0])
-def test_without_the_token_or_with_a_wrong_one_every_verb_says_so(head, lab, verb):
+def test_without_the_token_or_with_a_wrong_one_every_verb_says_so(tunefleet, lab, monkeypatch, verb):
     (lab / "run.yaml").write_text("{}")
-    missing = tunefleet(lab, head, *verb, RAY_AUTH_TOKEN_PATH="/nowhere/token")
-    assert (missing.returncode, missing.stdout) == (2, "")
-    assert "the cluster's token is missing" in missing.stderr
-    wrong = tunefleet(lab, head, *verb, RAY_AUTH_TOKEN=f"{CANARY}-wrong")
-    assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "the cluster refuses the token" in wrong.stderr
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
+    code, out, err = tunefleet(*verb)
+    assert (code, out) == (2, "")
+    assert "the cluster's token is missing" in err
+    monkeypatch.setenv("RAY_AUTH_TOKEN", f"{CANARY}-wrong")
+    code, out, err = tunefleet(*verb)
+    assert (code, out) == (2, "")
+    assert "the cluster refuses the token" in err
 
 
-def test_a_submitted_run_goes_on_where_it_stood_saves_when_it_is_stopped_and_lets_no_secret_out(head, lab, tmp_path):
+def test_a_submitted_run_goes_on_where_it_stood_saves_when_it_is_stopped_and_lets_no_secret_out(tunefleet, head, lab, tmp_path):
     run = small_run(
         tmp_path,
         objective={"kind": "mylab.mine"},
@@ -97,27 +106,27 @@ def test_a_submitted_run_goes_on_where_it_stood_saves_when_it_is_stopped_and_let
     began = curve(run)
     (lab / "run.yaml").write_text(yaml.safe_dump(run.model_dump(mode="json")))
 
-    submitted = tunefleet(lab, head, "submit", "run.yaml")
-    assert submitted.returncode == 0, submitted.stderr
-    assert "shipped tunefleet, run.yaml, mylab; output" in submitted.stderr
-    job = submitted.stdout.strip()
+    code, out, err = tunefleet("submit", "run.yaml")
+    assert code == 0, err
+    assert "shipped tunefleet, run.yaml, mylab; output" in err
+    job = out.strip()
     until(lambda: len(lines(run)) > 5 or any(e["event"] == "stopped" for e in events(run)))
     assert curve(run)[:3] == began
     assert [e["step"] for e in events(run) if e["event"] == "resumed"] == [3]
-    again = tunefleet(lab, head, "submit", "run.yaml")
-    assert (again.returncode, again.stdout) == (2, "")
-    assert job in again.stderr
+    code, out, err = tunefleet("submit", "run.yaml")
+    assert (code, out) == (2, "")
+    assert job in err
 
-    stopped = tunefleet(lab, head, "stop", job)
-    assert stopped.stdout.split() == [job, "STOPPED"]
+    code, out, _ = tunefleet("stop", job)
+    assert out.split() == [job, "STOPPED"]
     saved = newest_step(output)
     assert saved == lines(run)[-1]["step"] > 3
     assert [(e["step"], e["by"]) for e in events(run) if e["event"] == "stopping"] == [(saved, "SIGTERM to the driver")]
-    followed = tunefleet(lab, head, "logs", job, "--follow")
-    assert followed.returncode == 143
-    assert f"saved at step {saved}" in followed.stdout
-    assert json.loads(tunefleet(lab, head, "status", run.output, "--json").stdout)["checkpoint_step"] == saved
-    (listed,) = json.loads(tunefleet(lab, head, "jobs", "--json").stdout)
+    code, out, _ = tunefleet("logs", job, "--follow")
+    assert code == 143
+    assert f"saved at step {saved}" in out
+    assert json.loads(tunefleet("status", run.output, "--json")[1])["checkpoint_step"] == saved
+    (listed,) = json.loads(tunefleet("jobs", "--json")[1])
     assert {"id": job, "status": "STOPPED", "kind": "run", "output": run.output}.items() <= listed.items()
 
     known = metadata(f"127.0.0.1:{head.port}", RAY_AUTH_TOKEN_PATH=str(head.folder / "token"))

@@ -15,7 +15,7 @@ from tunefleet.tuning.printing import print_json, print_table
 
 VERB = Verb(
     options=(
-        Option("--address", "a running Ray cluster, host:port", metavar="ADDR"),
+        Option("--address", "a running Ray cluster, host:port; or its job server, http://host:8265", metavar="ADDR"),
         Option("--cluster", "try every node of the cluster: versions, clocks, disks, storage, network; exit code 1 when a long run would break"),
         Option("--output", "a folder or s3:// that runs are to write to", metavar="DIR"),
         Option("--json", "print the findings as JSON on stdout"),
