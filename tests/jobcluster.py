@@ -79,9 +79,9 @@ def start(folder: Path, *, cpus: int = 4, labels: str = "ray.io/market-type=on-d
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(token)
     ports = {name: free_port() for name in _PORTS}
-    least = free_port()
+    least = 20500 + os.getpid() % 50 * 200  # of the workers: below the ports that the kernel hands out, where all the others lie
     options = [f"--{name}={port}" for name, port in ports.items()]
-    options += [f"--min-worker-port={min(least, 60000)}", f"--max-worker-port={min(least, 60000) + 200}", f"--num-cpus={cpus}", f"--labels={labels}"]
+    options += [f"--min-worker-port={least}", f"--max-worker-port={least + 199}", f"--num-cpus={cpus}", f"--labels={labels}"]
     options += [f"--temp-dir={folder / 'ray'}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
     command = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", *options]
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_TOKEN")}
