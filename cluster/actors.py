@@ -32,11 +32,13 @@ class Actors:
 def create_actors(kind: type, count: int, *arguments: Any, stem: str, cpu: float, gpu: float) -> Actors:
     """Make actors in the Ray session of this process, and return at once: whatever their class loads, it should load when it is first asked."""
     import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     stem = f"{stem}-{secrets.token_hex(4)}"
     names = tuple(f"{stem}-{i}" for i in range(count))
     remote = ray.remote(kind)
     how: dict[str, Any] = {"num_cpus": cpu, "num_gpus": gpu, "max_restarts": -1, "max_task_retries": RETRIES}
+    how["scheduling_strategy"] = PlacementGroupSchedulingStrategy(None)  # a trial of Ray Tune has a placement group with no room for them
     return Actors(names, tuple(remote.options(name=name, **how).remote(*arguments) for name in names))
 
 

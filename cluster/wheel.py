@@ -24,7 +24,11 @@ def wheel() -> tuple[str, bytes]:
     """The wheel's file name and its bytes."""
     try:
         installed = distribution("tunefleet")
-        version, metadata, entries = installed.version, installed.read_text("METADATA") or "", installed.read_text("entry_points.txt") or ""
+        version, metadata, entries = (
+            installed.version,
+            installed.read_text("METADATA") or installed.read_text("PKG-INFO") or "",
+            installed.read_text("entry_points.txt") or "",
+        )
     except PackageNotFoundError:  # a bare folder on the path
         version, metadata, entries = "0", "Metadata-Version: 2.1\nName: tunefleet\nVersion: 0\n", ""
     files = {f"tunefleet/{name}": content for name, content in sources(Path(tunefleet.__file__).parent, links=True)}
