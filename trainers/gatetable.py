@@ -44,4 +44,4 @@ def _printable(place: str) -> str:
 
 def number(value: float | None) -> str:
     """Four digits after the point; what is missing or not finite is said."""
-    return "no finite number" if value is None else f"{value:.4f}"
+    return "no finite number" if value is None else f"{round(value, 4) + 0.0:.4f}"  # no minus before a zero

@@ -75,8 +75,9 @@ def gap(trained: Paired, held: Paired, sets: Mapping[str, Paired], *, resamples:
     """Training rows beside held-out ones, both by the same metrics: a value above zero says that a model is better on training rows.
 
     ``tuned``, ``base`` and ``difference`` are of the training rows; ``gaps`` holds the gap of each model, and ``overfitting`` is that of the tuned
-    one less that of its base, each with its interval; ``sets`` has both against each held-out set, for what is unlike the training rows is no
-    measure of overfitting. The rows of the two sides are drawn independently of each other.
+    one less that of its base, each with its interval. Neither says it alone: held-out rows may be harder, and a base that is far worse on both may
+    find another side harder than the tuned model does. ``sets`` has all against each held-out set: one unlike the training rows
+    measures nothing. The rows of the two sides are drawn independently of each other.
     """
     result: dict[str, Any] = {"rows": len(trained.ids), "tokens": int(trained.tokens.sum())}
     seen = trained.drawn(resamples, seed + 1)

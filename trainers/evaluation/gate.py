@@ -95,9 +95,9 @@ def _held_against(name: str, check: Check, place: str, part: Mapping[str, Any], 
 
 
 def _gained(check: Check, part: Mapping[str, Any], better: str) -> _Found:
-    """By how much the tuned model is better there; of the gap, by how much it is not overfitted. Ends of a slice's interval are the corrected ones."""
+    """By how much the tuned model is better there; of the gap, by how much it is less. Ends of a slice's interval are the corrected ones."""
     if isinstance(check, Overfitting):
-        estimate = part["overfitting"].get(check.metric) or {}
+        estimate = part["gaps"]["tuned"].get(check.metric) or {}
         return _Found(estimate.get("value"), estimate.get("low"), estimate.get("high")).turned()
     estimate = {**(part["difference"].get(check.metric) or {}), **part.get("corrected", {}).get(check.metric, {})}
     found = _Found(estimate.get("value"), estimate.get("low"), estimate.get("high"))

@@ -89,10 +89,10 @@ class Compliance(Placed):
 
 
 class Overfitting(Check):
-    """The tuned model did not gain much more on training rows than on held-out ones."""
+    """The tuned model is not much better on training rows than on held-out ones."""
 
     set: str | None = Field(default=None, description="the held-out set that training rows are held against; null for all: right where all are alike")
-    most: float = Field(description="by how much more it may have gained on training rows, in the metric's own unit")
+    most: float = Field(description="by how much better it may be on training rows than on held-out ones, in the metric's own unit")
     end: End = Field(default="value", description=ENDS)
 
 

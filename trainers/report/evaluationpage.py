@@ -79,10 +79,10 @@ def _figures(run: Gathered, content: Mapping[str, Any]) -> list[Figure]:
             tone = "warn" if "worse" in moved else "plain"
             more = f"{moved.count('better')} better, {moved.count('unclear')} not sure"
             found.append(Figure("slices worse", str(moved.count("worse")), f"of {len(moved)}", more, tone))  # type: ignore[arg-type]  # of literals
-        if content.get("gap") and not content["gap"].get("sets") and (gap := content["gap"]["overfitting"].get(name)):
+        if content.get("gap") and not content["gap"].get("sets") and (gap := content["gap"]["gaps"]["tuned"].get(name)):
             ends = f"{exact(finite(gap['low']), digits_of(gap))} to {exact(finite(gap['high']), digits_of(gap))}"
             found.append(
-                Figure("overfitting", exact(finite(gap["value"]), digits_of(gap), signed=True), "", ends, "warn" if finite(gap["low"]) > 0 else "plain")
+                Figure("overfitting gap", exact(finite(gap["value"]), digits_of(gap), signed=True), "", ends, "warn" if finite(gap["low"]) > 0 else "plain")
             )
     if gate := content.get("gate"):
         passed = sum(one["passed"] for one in gate["checks"])

@@ -48,15 +48,16 @@ def _overfitting(evaluation: Mapping[str, Any], gap: Mapping[str, Any]) -> Itera
     for held, part in against.items():
         other = sets.get(held) or evaluation.get("whole", {})
         for name, found in part["overfitting"].items():
-            digits, sure = digits_of(found), finite(found.get("low")) > 0
-            shown = (gap["tuned"].get(name), other.get("tuned", {}).get(name), part["gaps"]["tuned"].get(name), part["gaps"]["base"].get(name))
+            own = part["gaps"]["tuned"].get(name) or {}
+            digits, sure = digits_of(found), min(finite(found.get("low")), finite(own.get("low"))) > 0
+            shown = (gap["tuned"].get(name), other.get("tuned", {}).get(name), own, part["gaps"]["base"].get(name))
             values = (with_interval(one, digits) for one in shown)
             rows.append([held, metric_name(name), *values, Cell(with_interval(found, digits, signed=True), "warn" if sure else "plain")])
             if sure and len(against) == 1:
-                value, low, high = (exact(finite(found[key]), digits) for key in ("value", "low", "high"))
+                value, low, high = (exact(finite(own[key]), digits) for key in ("value", "low", "high"))
                 yield notice(
-                    f"It gained {value} ({low} to {high}) more in {metric_name(name)} on rows that it was trained on than on held-out ones.", tone="warn"
+                    f"It is better by {value} ({low} to {high}) in {metric_name(name)} on rows that it was trained on than on held-out ones.", tone="warn"
                 )
-    columns = ["against", "metric", "training rows", "held-out rows", "gap", "gap of the base", "overfitting"]
+    columns = ["against", "metric", "training rows", "held-out rows", "gap", "gap of the base", "less the base's"]
     title = f"{count(gap['rows'], 'training row')} beside held-out ones; above zero is better on training rows"
     yield table(columns, rows, title=title, numbers=[2, 3, 4, 5, 6])

@@ -148,7 +148,7 @@ def test_slices_are_judged_by_the_intervals_that_hold_together() -> None:
     assert red["low"] == -told["corrected"]["loss"]["high"] <= -told["difference"]["loss"]["high"]
 
 
-def test_overfitting_is_what_was_gained_more_on_training_rows() -> None:
+def test_overfitting_is_how_much_better_the_tuned_model_is_on_training_rows() -> None:
     gate = {"overfitting": [{"metric": "loss", "most": 0.3}]}
     assert verdict(gate, content(-0.5, -0.5))["passed"]
     (found,) = verdict(gate, content(-0.5, -0.5, trained=0.4))["checks"]
@@ -159,7 +159,7 @@ def test_overfitting_is_held_against_the_set_that_is_named() -> None:
     found = content(-0.5, 1.0)
     (alike, unlike) = verdict({"overfitting": [{"metric": "loss", "most": 0.3, "set": name} for name in ("sums", "stories")]}, found)["checks"]
     assert (alike["place"], unlike["place"]) == ("training rows against sums", "training rows against stories")
-    assert unlike["got"] - alike["got"] == pytest.approx(1.5, abs=0.1)
+    assert unlike["got"] - alike["got"] == pytest.approx(1.5, abs=0.5)
 
 
 @pytest.mark.parametrize("kind", ["gain", "regression", "compliance"])

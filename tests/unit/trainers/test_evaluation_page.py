@@ -23,7 +23,7 @@ def test_the_page_says_what_was_found() -> None:
     assert "The gate is not passed: 2 of 5 checks fail: regression of loss (label: red), forgetting of loss (stories)." in html
     assert "Better than the base model" in html
     assert "It forgot: loss on stories" in html
-    assert "more in loss on rows that it was trained on" in html
+    assert "in loss on rows that it was trained on" in html
     told = {one["name"]: one["outcome"]["loss"] for one in found["slices"] if one["by"] == "label"}
     assert told == {"red": "worse", "blue": "better", "green": "better"}
     assert html.count(">worse</td>") == sum(outcome == "worse" for one in found["slices"] for outcome in one["outcome"].values())
