@@ -19,7 +19,7 @@ CASES = {
     "gpt2-1-bf16": planned_run(MODELS["gpt2"], stage=1, ranks=2, precision="bf16"),
     "qwen3-2-lora": planned_run(MODELS["qwen3"], stage=2, ranks=2, peft="lora"),
     "llama-3-recompute": planned_run(MODELS["llama"], stage=3, ranks=2, recompute=True),
-    "moe-3-bf16": planned_run(MODELS["qwen3_moe"], stage=3, ranks=1, precision="bf16"),
+    "moe-3": planned_run(MODELS["qwen3_moe"], stage=3, ranks=1),
 }
 
 

@@ -134,12 +134,23 @@ def _valueless(func: Any, args: Any, experts: int) -> Any:
         return 1.0 if args[0].dtype.is_floating_point else args[0].dtype is not torch.bool and 0
     if func is torch.ops.aten.equal.default:
         return True
+    if func is torch.ops.aten._grouped_mm.default:  # torch itself lets it through in bf16 only, but its kernels for CPUs compute others too
+        return _grouped(*args[:3])
     if func is torch.ops.aten.nonzero.default:
         with _disable_current_modes():
             shape = tuple(args[0].shape)
             hits = shape[0] if len(shape) < 2 or shape[-1] == 1 else -(-int(torch.Size(shape).numel()) // experts)
             return torch.stack([torch.arange(hits) % size for size in shape], dim=1)  # tokens spread evenly over the experts
     return None
+
+
+def _grouped(left: torch.Tensor, right: torch.Tensor, ends: torch.Tensor | None = None) -> torch.Tensor:
+    """The shape of products by groups; a matrix with two dimensions holds its groups one behind the other."""
+    rows, columns = left.shape[-2], right.shape[-1]
+    if left.dim() == right.dim():
+        groups = left.shape[0] if left.dim() == 3 or ends is None else ends.shape[0]
+        return left.new_empty(groups, rows, columns)
+    return left.new_empty(rows, columns)
 
 
 def _indexed(func: Any, args: Any) -> Any:
