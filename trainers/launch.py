@@ -163,7 +163,7 @@ def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, c
         if nested is not None:
             _join(claims[-1], nested, stack)
         console.say(f"starting {claims[-1].run.scaling.num_workers} workers")
-        _train(stages, claims, console, local=nested.local if nested else None)
+        _train(stages, claims, local=nested.local if nested else None)
         if nested is None:
             score_suite(claims[-1].run, claims[-1].storage, console.say, alone=address is None)
     return stages
@@ -177,7 +177,7 @@ def _join(held: Claim, nested: Nested, stack: ExitStack) -> None:
     stack.enter_context(Tail(held.storage, nested.follow))
 
 
-def _train(stages: Sequence[Stage], claims: Sequence[Claim], console: RunConsole, *, local: bool | None) -> None:
+def _train(stages: Sequence[Stage], claims: Sequence[Claim], *, local: bool | None) -> None:
     from tunefleet.cluster.group import run_group
     from tunefleet.trainers.worker import train_worker
 
@@ -198,7 +198,7 @@ def _train(stages: Sequence[Stage], claims: Sequence[Claim], console: RunConsole
             name=WORKERS,
             storage_path=last.output,
             progress=partial(steps_saved, outputs),
-            on_event=partial(_group_event, claims, console),
+            on_event=partial(_group_event, claims),
             local=local,
         )
     raise_if_stopped(claims)
@@ -226,10 +226,10 @@ def steps_saved(outputs: Sequence[str]) -> int:
     return sum(newest_step(open_storage(output)) for output in outputs)
 
 
-def _group_event(claims: Sequence[Claim], console: RunConsole, event: str, fields: dict[str, Any]) -> None:
+def _group_event(claims: Sequence[Claim], event: str, fields: dict[str, Any]) -> None:
     """A failure of the group belongs to every run that is not done. The network that the ranks took is said once."""
     if event == "group_started" and fields["attempt"] == 1 and (said := network_used(fields["workers"])):
-        _decide(claims[-1:], console, [said])
+        Events(claims[-1].storage).decisions([said])  # the console follows the events
     for held in claims:
         if not held.storage.exists(DONE):
             Events(held.storage, attempt=fields.get("attempt", 0)).add(event, phase="restarting" if event == "group_failed" else None, **fields)
