@@ -5,8 +5,9 @@
 
 Planned: the highest of a rank, by a dry run on tensors without memory (trainers/plan/dry.py). Measured: two optimizer steps of the real engine with the same
 shapes, on gloo ranks of this machine, counted where torch's CPU allocator takes memory from the system (allocations.c, preloaded), so temporaries in torch's
-kernels and what threads of gloo hold are in it. What other libraries take is not: in bf16 14 to 25 MB, probably oneDNN's work space. Beside it stands the growth of the process's private memory (RssAnon,
-its highest), which has that, fragments, libraries imported late and Python's objects too. The plan is right when it is within a tenth of what was allocated.
+kernels and what threads of gloo hold are in it. What other libraries take is not: in bf16 14 to 25 MB, probably oneDNN's work space. Beside it stands the
+growth of the process's private memory (RssAnon, its highest), which has that, fragments, libraries imported late and Python's objects too. The plan is right
+when it is within a tenth of what was allocated.
 """
 
 from __future__ import annotations

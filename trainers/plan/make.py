@@ -153,7 +153,7 @@ def _assumed(run: RunFile, rows: Rows, figures: Figures) -> tuple[str, ...]:
         said.append("time: not told, since nothing says how fast these CPUs are; --tokens-per-second takes what you measured")
     if not run.scaling.use_gpu and run.training.precision == "bf16":
         said.append(
-            "memory: tensors; what libraries take beside them comes on top (with bf16 on a CPU 14 to 25 MB a rank were seen, for models of 3 to 6 million parameters)"
+            "memory: tensors; what libraries take beside them comes on top (bf16 on a CPU: 14 to 25 MB a rank were seen, of models of 3 to 6 million weights)"
         )
     said.append(f"host memory: {PROCESS_BYTES / 2**20:,.0f} MiB a process for its libraries (measured), Ray, evaluation actors and other processes apart")
     return tuple(said)
