@@ -129,7 +129,8 @@ def test_three_actors_generate_and_measure_from_snapshots_what_the_ranks_do(alon
     kept, measured = [samples(alone, 4), samples(alone, 8)], numbers(alone)
     found = gang(1, examined, alone, stage)[0]
     assert [texts for texts, _ in found] == kept
-    assert [compared for _, compared in found] == [{key: value for key, value in content.items() if key != "step"} for content in measured]
+    for (_, compared), content in zip(found, measured, strict=True):
+        assert {key: compared[key] for key in content if key != "step"} == {key: value for key, value in content.items() if key != "step"}
 
 
 def test_own_prompts_are_asked_through_the_template_and_rows_that_leave_no_room_are_passed_over(alone, tmp_path):
