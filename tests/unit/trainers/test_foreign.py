@@ -19,7 +19,7 @@ from tunefleet.trainers.stage import DONE, EVENTS, METRICS
 from tunefleet.tuning.cli import main
 from tunefleet.tuning.study import StudyFile
 
-PLAIN: dict[str, Any] = {"model": {"name_or_path": "m"}, "data": {"train": [{"path": "x"}]}, "training": {"max_steps": 1}, "output": "o"}
+PLAIN: dict[str, Any] = {"model": {"name_or_path": "./m"}, "data": {"train": [{"path": "x"}]}, "training": {"max_steps": 1}, "output": "o"}
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ def test_texts_with_dots_are_no_modules(text):
         ({"objective": {"kind": "stranger.thing"}}, "objective.kind=sft"),
         ({"evaluation": {"metrics": ["stranger.thing"]}}, "evaluation.metrics=[loss]"),
         ({"data": {"train": [{"path": "x", "kind": "stranger.thing"}]}}, "data.train=[{path: y}]"),
-        ({"model": {"name_or_path": "m", "trust_remote_code": True}}, "model.trust_remote_code=false"),
-        ({"model": {"name_or_path": "m", "attn_implementation": "stranger/kernel"}}, "model.attn_implementation=sdpa"),
+        ({"model": {"name_or_path": "./m", "trust_remote_code": True}}, "model.trust_remote_code=false"),
+        ({"model": {"name_or_path": "./m", "attn_implementation": "stranger/kernel"}}, "model.attn_implementation=sdpa"),
     ],
     ids=["objective", "metric", "source", "remote code", "hub kernel"],
 )
