@@ -12,6 +12,9 @@ import s3proxy
 import s3server
 from hypothesis import settings
 
+from tunefleet.cluster.session import set_environment
+
+set_environment(local=True)  # Ray reads it when it is imported, which test modules of any folder may do
 settings.register_profile("tunefleet", deadline=None)  # no test asserts seconds
 settings.load_profile("tunefleet")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts the tests in the background says so, and every driver would inherit it

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tunefleet.cluster.session import connect, set_environment
+from tunefleet.cluster.session import connect
 
-set_environment(local=True)  # before any test module imports Ray
 TESTS = Path(__file__).parents[1]
 
 
