@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tunefleet.cluster.environment import variables
 from tunefleet.cluster.errors import TunefleetError, WorkerError
 from tunefleet.cluster.failures import Budget, Failure, RaisedError, Verdict, final_error
 from tunefleet.cluster.heartbeat import Watchdog
@@ -76,7 +77,11 @@ def run_group(
         on_event("group_started" if file == STARTED else "group_failed", record)
 
     config = {"function": function, "payload": payload, "hang_timeout_s": hang_timeout_s, "notes": notes}
-    with _ray_train_settings(start_timeout_s, hang_timeout_s), Tail(notes, tell, names=(STARTED, raytrain.FAILURES)), _place_of_ray(storage_path) as place:
+    with (
+        variables(_ray_train_settings(start_timeout_s, hang_timeout_s)),
+        Tail(notes, tell, names=(STARTED, raytrain.FAILURES)),
+        _place_of_ray(storage_path) as place,
+    ):
         plan = raytrain.Plan(judge, local=owns_cluster() if local is None else local, notes=notes)
         network = _network(use_gpu, rendezvous_timeout_s, collective_timeout_s or hang_timeout_s + 60)
         error = _fit(config, plan, workers, bundle, network, name, place)
@@ -185,23 +190,12 @@ def _no_progress() -> int:
     return 0
 
 
-@contextmanager
-def _ray_train_settings(start_timeout_s: float, hang_timeout_s: float) -> Iterator[None]:
+def _ray_train_settings(start_timeout_s: float, hang_timeout_s: float) -> dict[str, str]:
     """Ray Train takes these from the driver's environment only, and hands them to its controller and workers."""
-    wanted = {
+    return {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(hang_timeout_s),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_s),
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
     }
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value

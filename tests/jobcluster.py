@@ -6,44 +6,37 @@ A second Ray on one host needs ports, a folder and a group of processes of its o
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from ownenvironment import ROOT, home_of, made
 from processes import until
-from s3server import ROOT, free_port
+from s3server import free_port
 
-HOME = (ROOT / ".venv").resolve().parent / ".venv-jobs" if (ROOT / ".venv").exists() else ROOT / ".venv-jobs"  # a work tree shares that of its .venv
+HOME = home_of(".venv-jobs")
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
 def environment(home: Path = HOME) -> Path:
-    """The Python of the cluster's nodes; its environment is made when it is not there, by one process at a time."""
-    stamp, wanted = home / ".installed", f"{CONSTRAINTS.read_text()}{sysconfig.get_path('purelib')}"
-    python = home / "bin" / "python"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with (home.parent / ".venv-jobs.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != wanted:
-            shutil.rmtree(home, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-            inside = next((home / "lib").glob("python3*")) / "site-packages"
-            (inside / "below.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth, which names this project, is not read
-            from importlib.metadata import version
+    """The Python of the cluster's nodes."""
+    from importlib.metadata import version
 
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(CONSTRAINTS), f"ray[default]=={version('ray')}"]
-            subprocess.run(pip, check=True)
-            stamp.write_text(wanted)
-    return python
+    below = sysconfig.get_path("purelib")
+
+    def stand_on_the_projects() -> None:
+        inside = next((home / "lib").glob("python3*")) / "site-packages"
+        (inside / "below.pth").write_text(below + "\n")  # its own .pth, which names this project, is not read
+
+    wanted = ["-c", str(CONSTRAINTS), f"ray[default]=={version('ray')}"]
+    return made(home, of=f"{CONSTRAINTS.read_text()}{below}", requirements=wanted, prepare=stand_on_the_projects) / "python"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Processes of a test, found by a mark in their environment, which children inherit; and waiting for facts about them."""
+"""Processes of a test, found by a mark in their environment, which children inherit, or by their session; and waiting for facts about them."""
 
 import time
 from pathlib import Path
@@ -12,6 +12,19 @@ def marked(variable):
                 yield int(folder.name)
         except OSError:
             continue
+
+
+def of_session(leader):
+    """Numbers of the living processes of a command that leads a session, the Ray that it started among them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
 
 
 def until(fact, *, timeout_s=120.0):

@@ -6,21 +6,19 @@ It comes from PyPI into an environment of its own, made by ``make test`` or here
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-HOME = (ROOT / ".venv").resolve().parent / ".venv-s3" if (ROOT / ".venv").exists() else ROOT / ".venv-s3"  # a work tree shares that of its .venv
+from ownenvironment import ROOT, home_of, made
+
+HOME = home_of(".venv-s3")
 REQUIREMENTS = ROOT / "tests" / "s3" / "requirements.txt"
 BUCKET = "tests"
 CANARY = "canary-5f1d0c7a9b"
@@ -119,19 +117,8 @@ def free_port() -> int:
 
 
 def environment(home: Path = HOME) -> Path:
-    """The folder of Swift's commands; its environment is made when it is not there, by one process at a time."""
-    stamp = home / ".installed"
-    wanted = REQUIREMENTS.read_text()
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with (home.parent / ".venv-s3.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != wanted:
-            shutil.rmtree(home, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-            pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(REQUIREMENTS)]
-            subprocess.run(pip, check=True)
-            stamp.write_text(wanted)
-    return home / "bin"
+    """The folder of Swift's commands."""
+    return made(home, of=REQUIREMENTS.read_text(), requirements=["-r", str(REQUIREMENTS)])
 
 
 @dataclass

@@ -10,8 +10,6 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
+from tunefleet.cluster.environment import variables
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.handover import Pointer, point
 from tunefleet.tuning.keeper import Keeper
@@ -183,7 +182,8 @@ def nested(result: dict[str, Any]) -> dict[str, Any]:
 def run_trials(plan: Plan, keeper: Keeper, scheduler: TrialScheduler, *, concurrent: int) -> None:
     """Run trials until the keeper has no more, and the last has ended."""
     slot = int(9900 / concurrent) / 10000  # of the driver's node, where every trial's own process belongs; a slice of it is what a trial holds
-    with tempfile.TemporaryDirectory(prefix="tunefleet-tune-", ignore_cleanup_errors=True) as folder, _settings(concurrent), warnings.catch_warnings():
+    settings = {**_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}  # Tune takes them from the environment of the driver only
+    with tempfile.TemporaryDirectory(prefix="tunefleet-tune-", ignore_cleanup_errors=True) as folder, variables(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tune.run(
             tune.with_parameters(TrialActor, plan=plan),
@@ -196,19 +196,3 @@ def run_trials(plan: Plan, keeper: Keeper, scheduler: TrialScheduler, *, concurr
             verbose=0,
             raise_on_failed_trial=False,
         )
-
-
-@contextmanager
-def _settings(concurrent: int) -> Iterator[None]:
-    """Tune takes these from the environment of the driver only."""
-    wanted = {**_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value

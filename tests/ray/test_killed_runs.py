@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from processes import of_session, until
 from raymetadata import metadata
 from runs import curve, events, lines, small_run, train_on_gang, write_rows
 from s3proxy import Proxy
@@ -92,28 +93,6 @@ def command(run_file: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
-def of_session(leader: int) -> list[int]:
-    """Live processes of the command and of the Ray that it started (Ray's processes share its session)."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if fields and int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 240) -> bool:
-    pause = threading.Event()
-    for _ in range(int(timeout_s / 0.1)):
-        if condition():
-            return True
-        pause.wait(0.1)
-    return condition()
-
-
 def option_of(leader: int, name: str) -> str:
     """An option that a process of Ray below the command was started with."""
     for number in of_session(leader):
@@ -139,7 +118,7 @@ def test_an_interrupted_driver_leaves_nothing_behind_and_resume_goes_on(whole: R
     _, said = interrupted.communicate(timeout=600)
     assert interrupted.returncode == 130, said
     assert "Traceback" not in said
-    assert wait_until(lambda: not of_session(interrupted.pid))
+    until(lambda: not of_session(interrupted.pid), timeout_s=240)
 
     again = command(file)
     _, said = again.communicate(timeout=600)
@@ -150,7 +129,7 @@ def test_an_interrupted_driver_leaves_nothing_behind_and_resume_goes_on(whole: R
     _, said = last.communicate(timeout=600)
     assert last.returncode == 0, said
     assert curve(run) == curve(whole)
-    assert wait_until(lambda: not of_session(last.pid))
+    until(lambda: not of_session(last.pid), timeout_s=240)
 
 
 def test_a_run_on_s3_whose_rank_and_then_driver_are_killed_is_the_run_in_a_folder(
@@ -166,18 +145,18 @@ def test_a_run_on_s3_whose_rank_and_then_driver_are_killed_is_the_run_in_a_folde
 
     s3_proxy.fault("pause", method="PUT", path="checkpoints/step-00000040")
     killed = command(file)
-    assert wait_until(lambda: reached(run, 50)), "steps go on until the next save is due, and no further"
+    until(lambda: reached(run, 50), timeout_s=240)  # steps go on until the next save is due, and no further
     assert newest_step(output) == 20
     kill_rank(run, 1)
     s3_proxy.clear()
     s3_proxy.fault("pause", method="PUT", path="checkpoints/step-00000080")
-    assert wait_until(lambda: reached(run, 100))
+    until(lambda: reached(run, 100), timeout_s=240)
     assert newest_step(output) == 60
     session = Path(option_of(killed.pid, "session-dir"))
     known = metadata(option_of(killed.pid, "gcs-address"))
     killed.kill()
     _, first = killed.communicate(timeout=600)
-    assert wait_until(lambda: not of_session(killed.pid))
+    until(lambda: not of_session(killed.pid), timeout_s=240)
     s3_proxy.clear()
 
     last = command(file, "--resume")

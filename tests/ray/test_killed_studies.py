@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from livestudies import small_study, trial_events, trial_lines, trials, written
-from processes import until
+from processes import of_session, until
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.manifest import newest_step
@@ -28,19 +28,6 @@ def command(file: Path, *more: str) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-P", "-m", "tunefleet.tuning.cli", "tune", str(file), *more]
     with (file.parent / "said").open("a") as said:
         return subprocess.Popen(arguments, stderr=said, text=True, env=environment, start_new_session=True)
-
-
-def of_session(leader: int) -> list[int]:
-    """Live processes of the command and of the Ray that it started (Ray's processes share its session)."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if fields and int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
 
 
 def saved(study: StudyFile, trial: str) -> int:
