@@ -74,7 +74,7 @@ def training_point(line: Mapping[str, Any]) -> Point | None:
     step = line.get("step")
     if not isinstance(step, int):
         return None
-    values = {f"training/{name}": number for name, number in _numbers(line) if name not in ("step", "time")}
+    values = {f"training/{name}": number for name, number in _numbers(line) if name not in ("step", "time", "attempt")}
     return Point("training", step, float(line.get("time") or 0.0), values)
 
 

@@ -45,8 +45,8 @@ class Pulse:
 class LogWatch:
     """Writes a line of metrics.jsonl every so many steps, and at the last; a rank that holds up the others is an event when it begins to."""
 
-    def __init__(self, lines: Lines | None, world: World, stream: Stream, *, every: int, steps: int, events: Events | None = None) -> None:
-        self.lines, self.world, self.stream, self.every, self.steps, self.events = lines, world, stream, every, steps, events
+    def __init__(self, lines: Lines | None, world: World, stream: Stream, *, every: int, steps: int, events: Events | None = None, attempt: int = 1) -> None:
+        self.lines, self.world, self.stream, self.every, self.steps, self.events, self.attempt = lines, world, stream, every, steps, events, attempt
         self._effort = Effort(on_cpu=world.device.type == "cpu")
         self._late: int | None = None
 
@@ -76,6 +76,7 @@ class LogWatch:
             {
                 "step": state.step,
                 "time": time.time(),
+                "attempt": self.attempt,
                 "epoch": self.stream.epoch(state.step),
                 "tokens": state.tokens,
                 "loss": sums["loss"],

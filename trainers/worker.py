@@ -310,7 +310,8 @@ class Worker:
             self.lines = Lines(self.storage, METRICS)
             self._stack.callback(self.lines.close)
             self.lines.truncate_after(self.state.step)
-        log = LogWatch(self.lines, self.world, self.parts.stream, every=self.run.logging.every_steps, steps=self.stage.steps, events=self.events)
+        every, attempt = self.run.logging.every_steps, self.events.attempt
+        log = LogWatch(self.lines, self.world, self.parts.stream, every=every, steps=self.stage.steps, events=self.events, attempt=attempt)
         guard = FiniteGuard(self.run.training.skip_nonfinite_steps, self.events)
         return [
             Pulse(self._refuse_ghosts if self.world.main else None),

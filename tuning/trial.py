@@ -68,30 +68,34 @@ def run_of(plan: Plan, trial: str, parameters: Point) -> RunFile:
 
 @dataclass
 class Course:
-    """What is known of a trial under way, from the lines that its run writes. ``steps``: done since this start of it, those done anew among them."""
+    """What is known of a trial under way, from the lines that its run writes; of two files, so a step may be seen before its attempt began."""
 
     last_step: int | None = None
     step: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    steps: int = 0
     workers: int = 0
     since: float | None = None
-    _at: int | None = None
+    _began: dict[int, int] = field(default_factory=dict)
+    _reached: dict[int, int] = field(default_factory=dict)
 
     def line(self, name: str, record: Mapping[str, Any]) -> bool:
         """Take in a line; True where it is a new evaluation."""
         if name == "metrics.jsonl":
-            self.steps += max(0, record["step"] - self._at) if self._at is not None else 1  # the first line may be seen before the event
-            self._at = record["step"]
+            self._reached[record["attempt"]] = record["step"]
         event = record.get("event")
         if event == "group_started":
             self.workers, self.since = len(record["workers"]), self.since or time.monotonic()
         elif event == "training_started":
-            self._at, self.last_step = record["step"], record["steps"]
+            self._began[record["attempt"]], self.last_step = record["step"], record["steps"]
         elif event == "evaluation_finished":
             self.step, self.metrics = record["step"], record["tuned"]
             return True
         return False
+
+    @property
+    def steps(self) -> int:
+        """Done since this start of it, those done anew among them."""
+        return sum(self._reached.get(attempt, step) - step for attempt, step in self._began.items())
 
     def cost(self) -> dict[str, float]:
         """Optimizer steps, and seconds times workers, of this start."""

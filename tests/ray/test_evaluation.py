@@ -1,5 +1,8 @@
 """Evaluation by actors: the numbers of the ranks, while the caller goes on; through a death, a torn checkpoint and a queue that overflows."""
 
+import os
+import signal
+
 import pytest
 import ray
 from gangs import gang
@@ -141,7 +144,9 @@ def test_a_torn_checkpoint_is_a_failure_of_that_evaluation_only(watch):
 
 def test_an_actor_that_dies_is_started_again_and_its_share_is_not_lost(watch, actors):
     found, events, inline = watch
+    pid = ray.get(actors.handles[1].__ray_call__.remote(lambda actor: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)  # so that it surely has not answered when it dies
     found.start(3, inline[2]["manifest"])
-    ray.kill(actors.handles[1], no_restart=False)
+    os.kill(pid, signal.SIGKILL)
     assert_same(found.finish(), [inline[2]])
     assert events == [("evaluation_started", 3), ("evaluation_actor_restarted", 3), ("evaluation_finished", 3)]

@@ -47,9 +47,8 @@ def test_each_trial_ends_as_it_should_and_a_failed_one_ends_nothing_else(study: 
     assert (result.best, result.trials) == ("00000", {"running": 0, "failed": 1, "finished": 1, "stopped": 1})
     assert "not finite" in found["00001"].why
     assert found["00002"].why.startswith("stopped at step 20")
-    assert (found["00000"].step, found["00002"].step) == (200, 20)
-    assert found["00000"].compute["steps"] == 200
-    assert 20 <= found["00002"].compute["steps"] < 200
+    assert found["00000"].step == found["00000"].compute["steps"] == 200
+    assert 20 <= found["00002"].step <= found["00002"].compute["steps"] < 200  # it may come to an evaluation more before it has stopped
 
 
 def test_a_trial_is_an_ordinary_output_and_a_stopped_one_left_a_checkpoint_where_it_was_stopped(study: Any) -> None:

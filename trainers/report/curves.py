@@ -16,7 +16,7 @@ from tunefleet.trainers.report.wording import finite, metric_name
 PER_TOKEN = ("sft", "pretrain")
 """Objectives whose training loss is what held-out loss is too: nats per supervised token, so that both fit one chart."""
 OWN = {"step", "time", "epoch", "tokens", "loss", "learning_rate", "grad_norm", "applied", "tokens_per_second", "step_seconds", "padding", "examples"}
-OWN |= {"rank_seconds", "slowest_rank", "waiting"}
+OWN |= {"rank_seconds", "slowest_rank", "waiting", "attempt"}
 SMOOTH_FROM = 30  # points, from which on a mean says more than the single steps
 
 

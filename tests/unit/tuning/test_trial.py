@@ -32,16 +32,19 @@ def test_parameters_that_no_run_takes_are_the_trials_error(tmp_path):
         run_of(plan_of(tmp_path), "00000", {"training.learning_rate": -1.0})
 
 
-def test_a_course_counts_steps_that_are_done_anew_and_keeps_the_last_evaluation():
+@pytest.mark.parametrize("early", [0, 1, 2])
+def test_a_course_counts_steps_that_are_done_anew_and_keeps_the_last_evaluation(early):
     course = Course()
     course.line("events.jsonl", {"event": "group_started", "workers": [{}, {}]})
-    course.line("events.jsonl", {"event": "training_started", "step": 10, "steps": 40})
-    for step in (11, 12, 13):
-        course.line("metrics.jsonl", {"step": step})
+    lines = [("metrics.jsonl", {"step": step, "attempt": 1}) for step in (11, 12, 13)]
+    lines.insert(early, ("events.jsonl", {"event": "training_started", "attempt": 1, "step": 10, "steps": 40}))
+    for line in lines:  # the two files are read one after the other, so lines may be seen before the event that they follow
+        course.line(*line)
     assert not course.line("events.jsonl", {"event": "checkpoint_complete", "step": 12})
     assert course.line("events.jsonl", {"event": "evaluation_finished", "step": 12, "tuned": {"loss": 2.0}})
-    course.line("events.jsonl", {"event": "training_started", "step": 12, "steps": 40})
-    course.line("metrics.jsonl", {"step": 13})
+    again = [("events.jsonl", {"event": "training_started", "attempt": 2, "step": 12, "steps": 40}), ("metrics.jsonl", {"step": 13, "attempt": 2})]
+    for line in reversed(again) if early else again:
+        course.line(*line)
     assert (course.steps, course.workers, course.last_step, course.step, course.metrics) == (4, 2, 40, 12, {"loss": 2.0})
     assert course.cost()["steps"] == 4
     assert course.cost()["worker_seconds"] >= 0
