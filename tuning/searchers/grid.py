@@ -1,10 +1,13 @@
-"""Grid search: every combination of the values, in order, the last key changing fastest."""
+"""Grid search: every combination of the values, in order, the last key changing fastest, or shuffled."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeInt
 
 from tunefleet.cluster.errors import RequestError, SettingsError
 from tunefleet.cluster.settings import Settings
@@ -22,9 +25,13 @@ class Grid:
     moves: ClassVar[bool] = False
 
     class Config(Settings):
-        """Nothing to set: the space says it all."""
+        """In which order: the space says the rest."""
 
         kind: Literal["grid"] = "grid"
+        seed: NonNegativeInt | None = Field(
+            default=None,
+            description="shuffles the combinations; null takes them as the space is written, in which a stopper that compares trials saves less",
+        )
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -44,6 +51,8 @@ class Grid:
     def proposer(self, goal: Goal) -> Proposer:
         """All of them."""
         points = list(grid(goal.space, goal.points))
+        if self.config.seed is not None:
+            points = [points[i] for i in np.random.default_rng(self.config.seed).permutation(len(points))]
         return Listed(points.__getitem__, len(points))
 
     def scheduler(self, goal: Goal, name: TrialName) -> TrialScheduler | None:
