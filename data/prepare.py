@@ -132,13 +132,13 @@ def prepare(
 def parts_of(data: Data) -> list[Part]:
     """The sources of a data section with their files, training ones first. Raises DataError for files that are missing."""
     held = data.holdout if isinstance(data.holdout, list) else []
-    sides = [(source, name, False) for source, name in zip(data.train, _names(data.train), strict=True)]
-    sides += [(source, name, True) for source, name in zip(held, _names(held), strict=True)]
+    sides = [(source, name, False) for source, name in zip(data.train, source_names(data.train), strict=True)]
+    sides += [(source, name, True) for source, name in zip(held, source_names(held), strict=True)]
     return [Part(source, name, is_held, tuple(source_files(source))) for source, name, is_held in sides]
 
 
-def _names(sources: Sequence[Source]) -> list[str]:
-    """A name for every source of a side: its file's, numbered where several are called alike."""
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """A name for every source of a side: its file's, numbered where several are called alike. Held-out rows are scored by sets of these names."""
     names: list[str] = []
     for source in sources:
         stem = PurePosixPath(source.path.rstrip("/")).name.partition(".")[0] or HOLDOUT

@@ -99,6 +99,12 @@ class StopperKind(Protocol):
         ...
 
 
+def numbers(tuned: Mapping[str, float | None], sets: Mapping[str, Mapping[str, float | None]], metric: str) -> dict[str, float | None]:
+    """The numbers of an evaluation over all held-out rows, and with them that of the one set that ``metric`` names, as in ``stories/loss``."""
+    held, _, name = metric.rpartition("/")
+    return {**tuned, metric: sets.get(held, {}).get(name)} if held and metric not in tuned else dict(tuned)
+
+
 def value_of(metrics: Mapping[str, Any] | None, metric: str) -> float | None:
     """A metric of a trial's evaluation; None where it is not there or not finite."""
     value = (metrics or {}).get(metric)

@@ -14,9 +14,9 @@ from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.handover import Pointer
 from tunefleet.trainers.stopping import ask_to_stop
 from tunefleet.tuning.goal import STEP
-from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines
+from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, STOPPED, TRIALS, TrialLine, last_lines, never_less
 from tunefleet.tuning.study import SEED, Budget
-from tunefleet.tuning.trial import END_S, TRIAL, output_of
+from tunefleet.tuning.trial import END_S, TRIAL, cost_since, output_of
 
 FINISHED_SEARCH = "FINISHED"
 SETTLE_S = 0.5
@@ -76,6 +76,7 @@ class Keeper:
         self._live: set[str] = set()
         self._stopping: dict[str, float] = {}
         self._before: dict[str, Mapping[str, float]] = {}
+        self._since: dict[str, float] = {}
         self._deaths: dict[str, str] = {}
         self._dry = False
         self.leaving = False
@@ -112,10 +113,14 @@ class Keeper:
     def started(self, trial: str, parameters: Mapping[str, Any], pointer: Pointer | None) -> None:
         """A trial's process runs, with these parameters; where they are others than before, PBT gave them, with the checkpoint of another trial."""
         line = self.trials[trial]
-        self._before[trial] = line.compute
+        if trial in self._since:  # what it did after its last report was never told: its process died, or PBT ended it
+            line = self._costed(line, self._untold(trial))
+        self._since[trial], self._before[trial] = time.time(), line.compute
         if dict(parameters) != dict(line.parameters):
             parent = {"id": pointer.output.rpartition("/")[2], "step": pointer.step} if pointer else None
             self._write(replace(line, parameters=dict(parameters), parent=parent))
+        elif line != self.trials[trial]:
+            self._write(line)
 
     def reported(self, trial: str, result: Mapping[str, Any]) -> None:
         """An evaluation of a trial that goes on; what is told at its end is taken by ``ended``."""
@@ -137,6 +142,7 @@ class Keeper:
             self._gone()
             return
         if died:
+            line = self._costed(line, self._untold(trial))
             line = replace(line, status=FAILED, why=f"the process of the trial died, time and again: {self._deaths.get(trial, '')}")
         elif status is not None:
             line = replace(line, status=status, why=result.get("why", ""))
@@ -209,9 +215,12 @@ class Keeper:
             line = replace(line, step=int(result[STEP]), metrics=dict(result["metrics"]))
         return self._costed(line, result.get("cost", {}))
 
+    def _untold(self, trial: str) -> dict[str, float]:
+        """What the last start of a trial has cost by its own lines, which run on after its last report."""
+        return cost_since(open_storage(self.trials[trial].output), self._since[trial])
+
     def _costed(self, line: TrialLine, cost: Mapping[str, float]) -> TrialLine:
-        before = self._before.get(line.id, {})
-        return replace(line, compute={key: before.get(key, 0) + value for key, value in cost.items()} or line.compute)
+        return replace(line, compute=never_less(line.compute, self._before.get(line.id, {}), cost))
 
     def _write(self, line: TrialLine) -> None:
         line = replace(line, time=time.time())

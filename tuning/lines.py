@@ -54,6 +54,6 @@ def last_lines(lines: Iterable[TrialLine]) -> dict[str, TrialLine]:
     return found
 
 
-def unfinished(lines: Iterable[TrialLine]) -> list[TrialLine]:
-    """The trials that were running when a study was cut."""
-    return [line for line in last_lines(lines).values() if line.status == RUNNING]
+def never_less(known: Mapping[str, float], before: Mapping[str, float], since: Mapping[str, float]) -> dict[str, float]:
+    """What a trial has cost: before its last start and since, and never less than was known."""
+    return {**known, **{key: max(known.get(key, 0), before.get(key, 0) + value) for key, value in since.items()}}

@@ -10,6 +10,7 @@ import os
 import tempfile
 import uuid
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from ray.tune.search import SearchAlgorithm
 from tunefleet.cluster.environment import variables
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.handover import Pointer, point
+from tunefleet.tuning.goal import STEP
 from tunefleet.tuning.keeper import Keeper
 from tunefleet.tuning.space import Point
 from tunefleet.tuning.trial import END_S, Attempt, Plan, output_of
 
 POINTER = "pointer.json"
+TOLD = "told"  # in a result: the whole report, in a line, since Tune flattens what is nested
 RECOVERIES = 2
 """How often a trial is started again whose own process died; failures of its workers are the run's own business."""
 _SETTINGS = {
@@ -59,7 +62,9 @@ class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
         if self._attempt is None:
             self._attempt = Attempt(self._plan, self.trial_id, self._parameters, self._begin_at)
             self._attempt.start()
-        return self._attempt.next()
+        report = self._attempt.next()
+        metric = self._plan.study.metric
+        return {STEP: report[STEP], metric: report[metric], "done": report.get("done", False), TOLD: json.dumps(report)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
         """Write a pointer at the newest checkpoint of the run, which stays until the next pointer."""
@@ -116,7 +121,7 @@ class Feed(SearchAlgorithm):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over, or is being stopped."""
-        self.keeper.ended(trial_id, nested(result or {}), died=error)
+        self.keeper.ended(trial_id, report_of(result), died=error)
 
 
 class Recorder(Callback):  # type: ignore[misc]
@@ -132,7 +137,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
         """An evaluation."""
-        self.keeper.reported(trial.trial_id, result)
+        self.keeper.reported(trial.trial_id, report_of(result))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial's process died, and is started again."""
@@ -167,15 +172,9 @@ def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def nested(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as the trial gave it: Tune flattens {metrics: {loss: 1}} to {metrics/loss: 1}."""
-    found: dict[str, Any] = {}
-    for key, value in result.items():
-        head, _, rest = key.partition("/")
-        if rest and head in ("metrics", "cost"):
-            found.setdefault(head, {})[rest] = value
-        else:
-            found[key] = value
+def report_of(result: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The report that a result of Tune's was made of; nothing where a trial died before its first."""
+    found: dict[str, Any] = json.loads((result or {}).get(TOLD, "{}"))
     return found
 
 

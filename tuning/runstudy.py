@@ -83,7 +83,7 @@ def tune_study(
         console = stack.enter_context(StudyConsole(study.file.metric, study.file.mode))
         stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
         spent_s = spent_before(storage)
-        earlier = caught_up(storage)
+        earlier = caught_up(storage, study.file.metric)
         storage.put(STUDY, yaml.safe_dump(study.as_it_ran().model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
         stack.callback(report_of_study, storage, console.say)  # once it is noted how the study ended, well or badly
         book = stack.enter_context(told(storage))
@@ -104,10 +104,10 @@ def result_of(study: Study, storage: Storage, trials: Mapping[str, TrialLine]) -
     return StudyResult(storage.address, best.id if best else None, value, best.parameters if best else {}, where, counted(trials))
 
 
-def caught_up(storage: Storage) -> list[TrialLine]:
+def caught_up(storage: Storage, metric: str) -> list[TrialLine]:
     """The lines of an earlier start of the study, with those that its driver could not write any more."""
     earlier = read_trials(storage)
-    missing = missing_lines(earlier)
+    missing = missing_lines(earlier, metric)
     if missing:
         lines = Lines(storage, TRIALS)
         for line in missing:
@@ -330,14 +330,15 @@ class LiveFiles:
 
     def __init__(self, study: Study, storage: Storage, console: StudyConsole) -> None:
         self.study, self.storage, self.console = study, storage, console
-        self._best, self._written_s = "", -float("inf")
+        self._best: TrialLine | None = None
+        self._written_s = -float("inf")
 
     def changed(self, line: TrialLine, trials: Mapping[str, TrialLine]) -> None:
         """A line of trials.jsonl was written."""
         self.console.show(line, trials)
         best = best_of(trials, self.study.file.metric, self.study.file.mode)
-        if best is not None and best.id != self._best:
-            self._best = best.id
+        if best is not None and best != self._best:  # another trial, or the same one further on
+            self._best = best
             write_best(self.study, self.storage, trials)
         if time.monotonic() - self._written_s > LIVE_REPORT_S:
             report_of_study(self.storage)

@@ -42,7 +42,10 @@ class StudyFile(Settings):
     name: str = Field(default="study", description="a name for people")
     run: str | dict[str, Any] = Field(description="the run file that is varied: its path, or a run file in place")
     space: dict[str, Range] = Field(description="dotted keys of the run file, each with its range: choice, uniform, loguniform, int or quantised")
-    metric: str = Field(default="loss", description="the metric of held-out evaluation that trials are compared by; one of the run's evaluation.metrics")
+    metric: str = Field(
+        default="loss",
+        description="what trials are compared by: one of the run's evaluation.metrics over its held-out rows, or SET/METRIC for those of one held-out source",
+    )
     mode: Literal["min", "max"] = Field(default="min", description="whether a smaller or a larger value is better")
     searcher: Annotated[Settings, Plugin(SEARCHERS)] = Field(default={"kind": "random"}, validate_default=True, description="which configurations are tried")
     stopper: Annotated[Settings, Plugin(STOPPERS)] = Field(default={"kind": "none"}, validate_default=True, description="which trials are stopped early")

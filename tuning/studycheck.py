@@ -148,13 +148,35 @@ def metric_problems(study: Study, run: RunFile) -> Iterator[RequestError]:
         computed = make_metrics(run.evaluation.metrics)
     except SettingsError:
         return  # the run file's own check says it
-    if metric not in computed:
-        close = nearest(metric, computed)
-        fix = f"did you mean {close}?" if close else f"add {metric} to evaluation.metrics of the run file"
+    held, _, name = ("", "", metric) if metric in computed else metric.rpartition("/")
+    if held and run.data.holdout:
+        yield from set_problems(held, run)
+    if name not in computed:
+        close = nearest(name, computed)
+        fix = f"did you mean {close}?" if close else f"add {name} to evaluation.metrics of the run file"
         want = f"one of {', '.join(computed) or 'evaluation.metrics, which is empty'}"
-        yield SettingsError("metric: no evaluation computes it", got=f"{metric}, with evaluation.metrics: {list(computed)}", want=want, fix=fix)
-    elif computed[metric].better != mode:
-        yield SettingsError(f"mode: {metric} is better the other way", got=mode, want=computed[metric].better, fix=f"set mode to {computed[metric].better}")
+        yield SettingsError("metric: no evaluation computes it", got=f"{name}, with evaluation.metrics: {list(computed)}", want=want, fix=fix)
+    elif computed[name].better != mode:
+        yield SettingsError(f"mode: {name} is better the other way", got=mode, want=computed[name].better, fix=f"set mode to {computed[name].better}")
+
+
+def set_problems(held: str, run: RunFile) -> Iterator[RequestError]:
+    """A held-out set by which trials are to be compared, and which their evaluations do not score."""
+    from tunefleet.data.assembly import HOLDOUT
+    from tunefleet.data.prepare import source_names
+
+    listed = run.data.holdout if isinstance(run.data.holdout, list) else []
+    sets = source_names(listed) or [HOLDOUT]
+    if held in sets:
+        return
+    if run.evaluation.suite is not None:
+        fix = "put its rows into data.holdout of the run file: a suite is scored when a run has ended, and no trial is compared by it"
+    elif close := nearest(held, sets):
+        fix = f"did you mean {close}?"
+    else:
+        fix = "name its rows in data.holdout of the run file, a list of sources" if not listed else "take one of them, or add its rows to data.holdout"
+    want = f"one of {', '.join(sets)}, the sets that data.holdout of the run file makes"
+    yield SettingsError("metric: there is no such held-out set", got=held, want=want, fix=fix)
 
 
 def need(run: RunFile, *, beside: bool) -> dict[str, float]:

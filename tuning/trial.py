@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunefleet.cluster.errors import Refusal, Stopped, TunefleetError
-from tunefleet.cluster.storage import open_storage
+from tunefleet.cluster.metrics import read_lines
+from tunefleet.cluster.storage import Storage, open_storage
+from tunefleet.trainers.evaluation.files import by_set
 from tunefleet.trainers.handover import Pointer
 from tunefleet.trainers.launch import result_of, train
 from tunefleet.trainers.manifest import brief, newest_step
 from tunefleet.trainers.nested import Nested
 from tunefleet.trainers.run import RunFile
+from tunefleet.trainers.stage import EVENTS, METRICS
 from tunefleet.trainers.stopping import ask_to_stop
-from tunefleet.tuning.goal import STEP, value_of
+from tunefleet.tuning.goal import STEP, numbers, value_of
 from tunefleet.tuning.lines import FAILED, FINISHED, STOPPED
 from tunefleet.tuning.space import Point
 from tunefleet.tuning.study import StudyFile, read_study
@@ -68,27 +71,33 @@ def run_of(plan: Plan, trial: str, parameters: Point) -> RunFile:
 
 @dataclass
 class Course:
-    """What is known of a trial under way, from the lines that its run writes; of two files, so a step may be seen before its attempt began."""
+    """What is known of one start of a trial, from the lines that its run writes; of two files, so a step may be seen before its attempt began.
 
+    ``metric``: what trials are compared by. ``since``, ``seen``: when its workers started, and the time of the latest line; seconds since 1970.
+    """
+
+    metric: str = ""
     last_step: int | None = None
     step: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     workers: int = 0
     since: float | None = None
+    seen: float = 0.0
     _began: dict[int, int] = field(default_factory=dict)
     _reached: dict[int, int] = field(default_factory=dict)
 
     def line(self, name: str, record: Mapping[str, Any]) -> bool:
         """Take in a line; True where it is a new evaluation."""
-        if name == "metrics.jsonl":
+        self.seen = max(self.seen, record["time"])
+        if name == METRICS:
             self._reached[record["attempt"]] = record["step"]
         event = record.get("event")
         if event == "group_started":
-            self.workers, self.since = len(record["workers"]), self.since or time.monotonic()
+            self.workers, self.since = len(record["workers"]), self.since or record["time"]
         elif event == "training_started":
             self._began[record["attempt"]], self.last_step = record["step"], record["steps"]
         elif event == "evaluation_finished":
-            self.step, self.metrics = record["step"], record["tuned"]
+            self.step, self.metrics = record["step"], numbers(record["tuned"], record["sets"], self.metric)
             return True
         return False
 
@@ -97,9 +106,19 @@ class Course:
         """Done since this start of it, those done anew among them."""
         return sum(self._reached.get(attempt, step) - step for attempt, step in self._began.items())
 
-    def cost(self) -> dict[str, float]:
-        """Optimizer steps, and seconds times workers, of this start."""
-        return {"steps": self.steps, "worker_seconds": round(self.workers * (time.monotonic() - self.since), 3) if self.since is not None else 0.0}
+    def cost(self, until: float) -> dict[str, float]:
+        """Optimizer steps, and seconds times workers, of this start; ``until``: seconds since 1970."""
+        return {"steps": self.steps, "worker_seconds": round(self.workers * max(0.0, until - self.since), 3) if self.since is not None else 0.0}
+
+
+def cost_since(output: Storage, moment: float) -> dict[str, float]:
+    """What a start of a trial at a moment has cost so far, by the lines of its run; steps that a restart of its workers dropped are not among them."""
+    course = Course()
+    for name in (EVENTS, METRICS):
+        for record in read_lines(output, name):
+            if record["time"] >= moment:
+                course.line(name, record)
+    return course.cost(course.seen)
 
 
 class Attempt:
@@ -108,7 +127,7 @@ class Attempt:
     def __init__(self, plan: Plan, trial: str, parameters: Point, begin_at: Pointer | None = None) -> None:
         self.plan, self.trial, self.parameters, self.begin_at = plan, trial, parameters, begin_at
         self.output = output_of(plan.study.output, trial)
-        self.course = Course()
+        self.course = Course(plan.study.metric)
         self._reports: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._why = ""
         self._thread = threading.Thread(target=self._work, name=f"trial {trial}", daemon=True)
@@ -160,14 +179,14 @@ class Attempt:
     def _finished(self) -> None:
         found = result_of(self.output).evaluation
         if found:
-            self.course.step, self.course.metrics = found[STEP], found["tuned"]
+            self.course.step, self.course.metrics = found[STEP], numbers(found["tuned"], by_set(found), self.plan.study.metric)
         self._done(FINISHED, "")
 
     def _done(self, ended: str, why: str) -> None:
         storage = open_storage(self.output)
         said = {"ended": ended, "why": why, "saved": newest_step(storage)}
         try:
-            course = {STEP: self.course.step, "metrics": dict(self.course.metrics), "cost": self.course.cost()}
+            course = {STEP: self.course.step, "metrics": dict(self.course.metrics), "cost": self.course.cost(time.time())}
             storage.put(TRIAL, json.dumps({**said, **course}).encode())
         finally:  # a storage in trouble must not leave the study waiting
             self._report({"done": True, **said})
@@ -177,4 +196,4 @@ class Attempt:
         value = value_of(self.course.metrics, goal.metric)
         worst = float("inf") if goal.mode == "min" else -float("inf")
         known = {"metrics": dict(self.course.metrics), goal.metric: worst if value is None else value}
-        self._reports.put({STEP: self.course.step, **known, "cost": self.course.cost(), **more})
+        self._reports.put({STEP: self.course.step, **known, "cost": self.course.cost(time.time()), **more})

@@ -54,6 +54,11 @@ def drop_after(storage: Storage, step: int) -> list[int]:
     return later
 
 
+def by_set(content: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """What the tuned model came to on each held-out set of a step's file: {set: {metric: value}}."""
+    return {name: {metric: found["value"] for metric, found in part["tuned"].items()} for name, part in content.get("sets", {}).items()}
+
+
 def write_suite(storage: Storage, content: Mapping[str, Any]) -> None:
     """Write what the finished run's suite found."""
     storage.put(SUITE, _encode(content))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster import heartbeat
-from tunefleet.trainers.evaluation.files import digest, drop_after, read_results, result, write_result
+from tunefleet.trainers.evaluation.files import by_set, digest, drop_after, read_results, result, write_result
 from tunefleet.trainers.evaluation.heldout import held_out
 from tunefleet.trainers.evaluation.outcome import OnEvent, Outcome, Placed
 from tunefleet.trainers.evaluation.policy import Judgement, Ticket, due, judge
@@ -146,7 +146,7 @@ class EvaluationWatch:
                 continue
             content = result(ticket, outcome.comparison, placement=self.placement, seconds=outcome.seconds)
             write_result(self.storage, content)
-            self.on_event("evaluation_finished", {**fields, "tuned": content["tuned"], "base": content["base"]})
+            self.on_event("evaluation_finished", {**fields, "tuned": content["tuned"], "base": content["base"], "sets": by_set(content)})
             for name, why in content["failed"].items():
                 self.on_event("metric_failed", {"step": ticket.step, "metric": name, "error": why})
             self._remember(content, said=False)

@@ -17,13 +17,14 @@ UNITS = {"loss": "nats per token", "token_accuracy": "share of tokens"}
 
 
 def metric_name(name: str) -> str:
-    """``token_accuracy`` as people say it."""
-    return name.replace("_", " ")
+    """``token_accuracy`` as people say it; ``stories/loss``, that of one held-out set, too."""
+    held, _, own = name.rpartition("/")
+    return own.replace("_", " ") + (f" on {held}" if held else "")
 
 
 def metric_unit(name: str) -> str:
     """What a metric is counted in, empty where it has no unit."""
-    return UNITS.get(name, "")
+    return UNITS.get(name.rpartition("/")[2], "")
 
 
 def better(name: str, evaluation: Mapping[str, Any]) -> Literal["min", "max"] | None:

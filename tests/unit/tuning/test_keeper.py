@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 from processes import until
@@ -197,3 +198,26 @@ def test_a_trial_that_was_given_up_just_before_the_study_was_cut_does_not_go_on(
     assert (again.trials["00000"].status, again.trials["00000"].why) == ("stopped", "stopped at step 10: slow")
     assert again.searcher.told == [("00000", 3.0, False)]
     assert begin(again) == "00001"
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_steps_that_a_trial_did_after_its_last_report_count_where_its_process_died(make, dies):
+    keeper = make(0.1)
+    name = begin(keeper)
+    output, now = open_storage(keeper.trials[name].output), time.time()
+    events = [
+        {"event": "group_started", "workers": [{}], "time": now + 1},
+        {"event": "training_started", "attempt": 1, "step": 0, "steps": 90, "time": now + 2},
+    ]
+    output.put("events.jsonl", "".join(json.dumps(event) + "\n" for event in events).encode())
+    output.put("metrics.jsonl", (json.dumps({"step": 17, "attempt": 1, "time": now + 9}) + "\n").encode())
+    keeper.reported(name, result(10, 3.0, 10))
+    if dies:
+        keeper.ended(name, result(10, 3.0, 10), died=True)
+    else:
+        keeper.started(name, {KEY: 0.1}, None)
+    assert keeper.trials[name].compute == {"steps": 17, "worker_seconds": 20.0}
+    assert keeper.steps() == 17
+    if not dies:
+        keeper.reported(name, result(20, 2.0, 10))
+        assert keeper.trials[name].compute == {"steps": 27, "worker_seconds": 40.0}

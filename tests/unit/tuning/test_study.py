@@ -5,13 +5,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from studies import SPACE, study_file
+from studies import SPACE, make_study, study_file
 
 from tunefleet.cluster.errors import PreflightError, Refusal, RequestError
+from tunefleet.data.settings import Source
 from tunefleet.tuning import cli
-from tunefleet.tuning.making import trials_in_all
+from tunefleet.tuning.making import make_searcher, trials_in_all
 from tunefleet.tuning.study import StudyFile, read_study
-from tunefleet.tuning.studycheck import concurrency, load_study, need, points_to_check
+from tunefleet.tuning.studycheck import concurrency, load_study, metric_problems, need, points_to_check
 
 ROOT = Path(__file__).parents[3]
 
@@ -83,6 +84,44 @@ def test_an_entry_of_a_list_is_a_key_like_others(tmp_path):
 def test_a_grid_over_real_numbers_wants_points(tmp_path):
     found = problems(study_file(tmp_path, space={"training.learning_rate": {"loguniform": [1e-4, 1e-1]}}))
     assert list(found) == ["space.training.learning_rate: a grid wants a list of values"]
+
+
+HELD = [{"path": "held/stories.jsonl"}, {"path": "other/stories.jsonl"}, {"path": "sums.jsonl"}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "holdout", "more", "what", "fix"),
+    [
+        ({"metric": "stories-2/loss"}, HELD, {}, None, None),
+        ({"metric": "holdout/loss"}, 0.2, {}, None, None),
+        ({"metric": "story/loss"}, HELD, {}, "metric: there is no such held-out set", "did you mean stories?"),
+        ({"metric": "far/loss"}, HELD, {}, "metric: there is no such held-out set", "take one of them"),
+        ({"metric": "stories/loss"}, 0.2, {}, "metric: there is no such held-out set", "a list of sources"),
+        ({"metric": "answers/loss"}, HELD, {"suite": "examples/suite.yaml"}, "metric: there is no such held-out set", "a suite is scored when a run has ended"),
+        ({"metric": "sums/los"}, HELD, {}, "metric: no evaluation computes it", "did you mean loss?"),
+        ({"metric": "sums/loss", "mode": "max"}, HELD, {}, "mode: loss is better the other way", "set mode to min"),
+    ],
+)
+def test_trials_may_be_compared_by_a_held_out_set_that_there_is(tmp_path, asked, holdout, more, what, fix):
+    study = read_study(study_file(tmp_path, **asked)).study
+    run = study.trial({}).value
+    listed = [Source(**source) for source in holdout] if isinstance(holdout, list) else holdout
+    data, evaluation = run.data.model_copy(update={"holdout": listed}), run.evaluation.model_copy(update=more)
+    found = list(metric_problems(study, run.model_copy(update={"data": data, "evaluation": evaluation})))
+    assert [problem.what for problem in found] == ([what] if what else [])
+    assert not what or fix in found[0].fix
+
+
+def test_a_grid_is_shuffled_by_its_seed_and_loses_nothing(tmp_path):
+    def points(**more):
+        study = make_study(tmp_path, searcher={"kind": "grid", **more})
+        searcher = make_searcher(study)
+        return [searcher.suggest(str(number)) for number in range(9)]
+
+    written, one, other = points(), points(seed=0), points(seed=1)
+    assert sorted(map(repr, written)) == sorted(map(repr, one)) == sorted(map(repr, other))
+    assert written != one != other
+    assert points(seed=0) == one
 
 
 def test_the_mode_is_that_of_the_metric(tmp_path):

@@ -1,5 +1,7 @@
 """What a trial is: an ordinary run file of its own, and what is read from the lines that its run writes."""
 
+import json
+
 import pytest
 from runs import small_run
 
@@ -7,7 +9,11 @@ from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.nested import take_base
 from tunefleet.tuning.study import StudyFile
-from tunefleet.tuning.trial import Course, Plan, run_of
+from tunefleet.tuning.trial import Course, Plan, cost_since, run_of
+
+
+def write_lines(output, name, records):
+    output.put(name, "".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def plan_of(folder, **study):
@@ -35,19 +41,48 @@ def test_parameters_that_no_run_takes_are_the_trials_error(tmp_path):
 @pytest.mark.parametrize("early", [0, 1, 2])
 def test_a_course_counts_steps_that_are_done_anew_and_keeps_the_last_evaluation(early):
     course = Course()
-    course.line("events.jsonl", {"event": "group_started", "workers": [{}, {}]})
-    lines = [("metrics.jsonl", {"step": step, "attempt": 1}) for step in (11, 12, 13)]
-    lines.insert(early, ("events.jsonl", {"event": "training_started", "attempt": 1, "step": 10, "steps": 40}))
+    course.line("events.jsonl", {"event": "group_started", "workers": [{}, {}], "time": 10.0})
+    lines = [("metrics.jsonl", {"step": step, "attempt": 1, "time": 10.0 + step}) for step in (11, 12, 13)]
+    lines.insert(early, ("events.jsonl", {"event": "training_started", "attempt": 1, "step": 10, "steps": 40, "time": 11.0}))
     for line in lines:  # the two files are read one after the other, so lines may be seen before the event that they follow
         course.line(*line)
-    assert not course.line("events.jsonl", {"event": "checkpoint_complete", "step": 12})
-    assert course.line("events.jsonl", {"event": "evaluation_finished", "step": 12, "tuned": {"loss": 2.0}})
-    again = [("events.jsonl", {"event": "training_started", "attempt": 2, "step": 12, "steps": 40}), ("metrics.jsonl", {"step": 13, "attempt": 2})]
+    assert not course.line("events.jsonl", {"event": "checkpoint_complete", "step": 12, "time": 22.0})
+    assert course.line("events.jsonl", {"event": "evaluation_finished", "step": 12, "tuned": {"loss": 2.0}, "sets": {"a": {"loss": 1.5}}, "time": 22.0})
+    again = [
+        ("events.jsonl", {"event": "training_started", "attempt": 2, "step": 12, "steps": 40, "time": 24.0}),
+        ("metrics.jsonl", {"step": 13, "attempt": 2, "time": 26.0}),
+    ]
     for line in reversed(again) if early else again:
         course.line(*line)
     assert (course.steps, course.workers, course.last_step, course.step, course.metrics) == (4, 2, 40, 12, {"loss": 2.0})
-    assert course.cost()["steps"] == 4
-    assert course.cost()["worker_seconds"] >= 0
+    assert (course.since, course.seen) == (10.0, 26.0)
+    assert course.cost(30.0) == {"steps": 4, "worker_seconds": 40.0}
+
+
+def test_trials_may_be_compared_by_one_held_out_set():
+    finished = {"event": "evaluation_finished", "step": 12, "tuned": {"loss": 2.0}, "sets": {"a": {"loss": 1.5}, "b": {"loss": 2.5}}, "time": 1.0}
+    by_one, by_none = Course("a/loss"), Course("c/loss")
+    assert by_one.line("events.jsonl", finished)
+    assert by_one.metrics == {"loss": 2.0, "a/loss": 1.5}
+    by_none.line("events.jsonl", finished)
+    assert by_none.metrics == {"loss": 2.0, "c/loss": None}
+
+
+def test_what_a_start_costs_is_read_from_its_lines_and_what_was_before_it_is_left_out(tmp_path):
+    output = open_storage(tmp_path)
+    write_lines(output, "metrics.jsonl", [{"step": step, "attempt": 1, "time": time} for step, time in [(19, 5.0), (20, 6.0), (21, 15.0), (22, 16.0)]])
+    starts = [(1.0, 4.0, 10), (11.0, 14.0, 20)]
+    events = [
+        event
+        for group, began, step in starts
+        for event in (
+            {"event": "group_started", "workers": [{}, {}], "time": group},
+            {"event": "training_started", "attempt": 1, "step": step, "steps": 40, "time": began},
+        )
+    ]
+    write_lines(output, "events.jsonl", events)
+    assert cost_since(output, 10.0) == {"steps": 2, "worker_seconds": 10.0}
+    assert cost_since(output, 17.0) == {"steps": 0, "worker_seconds": 0.0}
 
 
 def test_scores_of_the_base_are_taken_over_where_there_are_none_yet(tmp_path):
