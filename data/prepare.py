@@ -100,14 +100,11 @@ def prepare(
     limits = limits or Limits()
     encoder = Encoder(tokenizer, data.chat_template, data.max_length)
     parts = parts_of(data)
-    stores = open_storage(data.store)
-    scanned = _scanned(parts, limits.blocks, stores)
-    mark = fingerprint(data, layout, encoder, parts, {parts[file.part].files[file.number]: file.scan.content for file in scanned})
-    home = stores.sub(mark[:16])
+    scanned, mark, home = _sought(data, layout, encoder, parts, limits)
     blocks, created = sum(len(file.scan.blocks) for file in scanned), not home.exists(INDEX)
     found, tokenised = blocks, 0
     if created:
-        preparing = _Preparing(data, layout, encoder, parts, stores, limits, on_progress or (lambda advance: None), cluster)
+        preparing = _Preparing(data, layout, encoder, parts, open_storage(data.store), limits, on_progress or (lambda advance: None), cluster)
         found, tokenised = preparing.make(mark, [_Place(file.part, file.number, block) for file in scanned for block in file.scan.blocks])
     index = Store.open(home.address).index
     if index.fingerprint != mark:
@@ -127,6 +124,20 @@ def prepare(
         found,
         tokenised,
     )
+
+
+def standing(data: Data, layout: Layout, tokenizer: Any) -> str | None:
+    """The address of the store that ``prepare`` would find; None where it would have to make it. Raises DataError for files that are missing."""
+    _, _, home = _sought(data, layout, Encoder(tokenizer, data.chat_template, data.max_length), parts_of(data), Limits())
+    return home.address if home.exists(INDEX) else None
+
+
+def _sought(data: Data, layout: Layout, encoder: Encoder, parts: Sequence[Part], limits: Limits) -> tuple[list[_Scanned], str, Storage]:
+    """The files as they are now, the fingerprint of what is made of them, and where that lies or will lie."""
+    stores = open_storage(data.store)
+    scanned = _scanned(parts, limits.blocks, stores)
+    mark = fingerprint(data, layout, encoder, parts, {parts[file.part].files[file.number]: file.scan.content for file in scanned})
+    return scanned, mark, stores.sub(mark[:16])
 
 
 def parts_of(data: Data) -> list[Part]:

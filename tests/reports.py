@@ -16,7 +16,7 @@ from tunefleet.cluster.metrics import finite
 from tunefleet.cluster.plugins import config
 from tunefleet.data.summary import Histogram, Label, Lengths, SourceSummary
 from tunefleet.trainers.evaluation.closer import Closer
-from tunefleet.trainers.evaluation.gap import Scored, of_tokens, overfitting
+from tunefleet.trainers.evaluation.gap import Scored, overfitting
 from tunefleet.trainers.evaluation.gate import judge
 from tunefleet.trainers.evaluation.gatefile import Gate
 from tunefleet.trainers.evaluation.heldout import HeldOut, RowFacts
@@ -80,8 +80,9 @@ def looked_into(names: Mapping[str, str], *, gate: bool = True) -> dict[str, Any
     run = RunFile.model_validate({**RUN, "model": {"name_or_path": "/models/small"}, "evaluation": {"bootstrap": 200}})
     own = make_metrics([config(METRICS, kind)() for kind in ("loss", "exact_match")])
     found = Closer(run, held, general=[said["set"]]).compare(tuned, base, own)
-    trained = RowScores(tuned.ids, {**sums, "nll": tuned_nll - 0.5}), RowScores(base.ids, {**sums, "nll": base_nll})
-    found["gap"] = overfitting(Scored(tuned, trained[0]), Scored(base, trained[1]), of_tokens(own), resamples=200, seed=0)
+    own_rows = np.arange(80)
+    trained = (RowScores(tuned.ids, {**sums, "nll": nll}).select(own_rows) for nll in (tuned_nll - 0.5, base_nll))
+    found["gap"] = overfitting(*map(Scored, (tuned, base), trained), own, sets={"holdout": own_rows}, resamples=200, seed=0)
     checks = {
         "gain": [{"metric": "loss", "least": 0.05}],
         "regression": [{"metric": "loss", "slice": "label"}],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tunefleet.cluster.progress import Progress, duration
+from tunefleet.trainers.report.standing import compared
 
 SAID = {
     "decision",
@@ -74,10 +76,10 @@ class RunConsole:
         else:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def outcome(self, output: str, evaluation: Mapping[str, Any], exported: str | None, seconds: Mapping[str, float]) -> None:
+    def outcome(self, output: str, evaluations: Sequence[Mapping[str, Any]], exported: str | None, seconds: Mapping[str, float]) -> None:
         """The end of a run: base against tuned, where it lies, where the time went."""
         self.end()
-        if evaluation:
+        for evaluation in filter(None, evaluations):
             self.console.print(comparison_table(evaluation))
         spent = ", ".join(f"{phase} {duration(s)}" for phase, s in sorted(seconds.items(), key=lambda item: -item[1]))
         self.say(f"time: {spent}")
@@ -96,7 +98,8 @@ def describe(record: Mapping[str, Any]) -> str:
     if kind == "evaluation_finished":
         return f"held-out at step {record['step']}: " + ", ".join(_change(name, record) for name in record.get("tuned", {}))
     if kind == "suite_scored":
-        return "the suite's held-out sets: " + ", ".join(_change(name, record) for name in record.get("tuned", {}))
+        parts = {"the suite's held-out sets": record, **{f"{name} (general)": part for name, part in record.get("general", {}).items()}}
+        return "; ".join(f"{place}: " + ", ".join(_change(name, part) for name in part.get("tuned", {})) for place, part in parts.items())
     if kind == "sampled":
         return f"sample at step {record['step']}: {record['prompt']!r} -> {record['tuned']!r}"
     if kind == "straggler":
@@ -106,17 +109,19 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def comparison_table(evaluation: Mapping[str, Any]) -> Table:
-    """Base against tuned with 95% intervals, a row a metric and set; what was measured by the clock has none."""
+    """Base against tuned and their difference with its 95% interval, a row a metric and set; what was measured by the clock has none."""
     table = Table(title=", ".join(["held-out rows", *_of(evaluation)]))
-    for heading in ("set", "rows", "metric", "base", "tuned", "95% interval"):
-        table.add_column(heading, justify="left" if heading in ("set", "metric") else "right")
+    for heading in ("set", "rows", "metric", "base", "tuned", "tuned - base (95%)", ""):
+        table.add_column(heading, justify="left" if heading in ("set", "metric", "") else "right")
     for name, part in evaluation["sets"].items():
         said = f"{name} (general)" if part.get("general") else name
         for metric, tuned in part["tuned"].items():
-            base = part["base"].get(metric, {}).get("value")
-            clocked = tuned["value"] is not None and metric not in part["difference"]
-            interval = "measured" if clocked else f"{_number(tuned.get('low'))} to {_number(tuned.get('high'))}"
-            table.add_row(said, str(part["rows"]), metric, _number(base), _number(tuned["value"]), interval)
+            base, difference = part["base"].get(metric, {}).get("value"), part["difference"].get(metric)
+            outcome = compared(difference, evaluation.get("better", {}).get(metric))
+            clocked = "measured" if tuned["value"] is not None else "-"
+            changed = f"{_number(difference.get('low'))} to {_number(difference.get('high'))}" if difference else clocked
+            shown = (said, str(part["rows"]), metric, _number(base), _number(tuned["value"]), changed, "" if outcome == "unclear" else outcome)
+            table.add_row(*map(escape, shown), style="red" if outcome == "worse" else None)
     return table
 
 

@@ -48,13 +48,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left: its output, its last step, the evaluation of its weights (the content of the file), the export, why it stopped early."""
+    """What a run left: its output, its last step, the evaluation of its weights (the content of the file), the export, why it stopped early, its suite's."""
 
     output: str
     step: int
     evaluation: Mapping[str, Any]
     exported: str | None
     stopped: str | None
+    suite: Mapping[str, Any]
 
 
 def train(
@@ -91,7 +92,7 @@ def train(
         stages = _run(claims, [link.known for link in pending], address, console, nested)
         _close(claims, stages)
         result = result_of(links[-1].run.output)
-        console.outcome(result.output, result.evaluation, result.exported, ledger(read_lines(claims[-1].storage, EVENTS)))
+        console.outcome(result.output, [result.evaluation, result.suite], result.exported, ledger(read_lines(claims[-1].storage, EVENTS)))
     return result
 
 
@@ -115,12 +116,12 @@ def checked(
 
 def result_of(output: str) -> Result:
     """What a finished run left. ``evaluation`` is that of its own weights, and empty where there is none."""
-    from tunefleet.trainers.evaluation.files import read_results
+    from tunefleet.trainers.evaluation.files import read_results, read_suite
 
     storage = open_storage(output)
     said = read_done(storage)
     named = [r for r in read_results(storage) if r["manifest"] == said["weights"]]
-    return Result(output, said["step"], named[-1] if named else {}, said["exported"], said["stopped"])
+    return Result(output, said["step"], named[-1] if named else {}, said["exported"], said["stopped"], read_suite(storage))
 
 
 def _claim(link: Link, links: Sequence[Link], resume: Resume, overwrite: bool, at_end: Callable[[Storage], None], patience_s: float) -> Any:

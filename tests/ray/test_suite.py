@@ -8,11 +8,11 @@ import ray
 import yaml
 from runs import events, small_run, train_on_gang, write_rows
 
-from tunefleet.cluster.errors import DataError
+from tunefleet.cluster.errors import DataError, SettingsError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.evaluation.afterwards import score_suite
 from tunefleet.trainers.evaluation.files import SUITE
-from tunefleet.trainers.evaluation.marking import Where
+from tunefleet.trainers.evaluation.gatefile import Gate
 from tunefleet.trainers.evaluation.standalone import evaluate
 from tunefleet.trainers.stage import RUN_FILE
 
@@ -47,7 +47,7 @@ def suite(tmp_path_factory):
 
 def numbers(content):
     """What a suite found, without what depends on the clock."""
-    kept = {key: content[key] for key in ("rows", "tuned", "base", "difference", "slices", "regressions", "sets", "suite", "failed")}
+    kept = {key: content[key] for key in ("rows", "tuned", "base", "difference", "slices", "regressions", "sets", "suite", "failed", "gap")}
     kept = json.loads(json.dumps(kept))
     for side in ("tuned", "base"):
         assert kept["sets"]["short"][side].pop("latency")["value"] > 0
@@ -75,6 +75,22 @@ def test_a_set_has_its_own_metrics_and_the_general_one_no_part_in_the_top(alone)
     json.dumps(alone, allow_nan=False)
 
 
+def test_training_rows_are_held_against_the_sets_that_are_not_general_each_by_its_own_metrics(run, suite, alone):
+    gap = alone["gap"]
+    assert {name: list(part["gaps"]["tuned"]) for name, part in gap["sets"].items()} == {"colours": ["loss", "calibration_error"], "short": ["loss"]}
+    of_its_own_rows = evaluate(run.output)["gap"]
+    assert (gap["rows"], gap["tuned"]["loss"]["value"]) == (of_its_own_rows["rows"], pytest.approx(of_its_own_rows["tuned"]["loss"]["value"], rel=1e-5))
+    assert gap["gaps"]["tuned"]["loss"]["value"] == pytest.approx(alone["tuned"]["loss"] - gap["tuned"]["loss"]["value"])
+
+
+def test_where_the_runs_own_rows_are_not_prepared_the_gap_is_left_out_and_that_is_said(run, suite, tmp_path):
+    said, moved = [], run.model_copy(update={"data": run.data.model_copy(update={"store": str(tmp_path / "elsewhere")})})
+    assert evaluate(run.output, moved, suite=suite, say=said.append)["gap"] is None
+    assert [line for line in said if "overfitting" in line and "not prepared in" in line]
+    with pytest.raises(SettingsError, match="not prepared in"):
+        evaluate(run.output, moved, suite=suite, gate=Gate.model_validate({"overfitting": [{"metric": "loss", "most": 1.0}]}))
+
+
 def test_a_set_alone_has_the_numbers_that_it_has_among_others(run, suite, alone, tmp_path):
     content = yaml.safe_load(Path(suite).read_text())
     content["sets"] = {"short": content["sets"]["short"]}
@@ -86,7 +102,7 @@ def test_a_set_alone_has_the_numbers_that_it_has_among_others(run, suite, alone,
 
 @pytest.mark.parametrize("actors", [1, 3])  # two of them below
 def test_splitting_rows_over_actors_changes_no_score(ray_session, run, suite, alone, actors):
-    assert numbers(evaluate(run.output, suite=suite, where=Where(actors))) == numbers(alone)
+    assert numbers(evaluate(run.output, suite=suite, actors=actors)) == numbers(alone)
 
 
 def test_one_of_two_actors_is_killed_and_started_again_and_what_was_scored_stands(ray_session, run, suite, alone):
@@ -99,7 +115,7 @@ def test_one_of_two_actors_is_killed_and_started_again_and_what_was_scored_stand
             namespace = ray.get_runtime_context().namespace
             ray.kill(ray.get_actor(names[0], namespace=namespace), no_restart=False)
 
-    found = evaluate(run.output, suite=suite, where=Where(2), progress=progress, say=said.append)
+    found = evaluate(run.output, suite=suite, actors=2, progress=progress, say=said.append)
     assert numbers(found) == numbers(alone)
     assert [line.split()[0] for line in said if "died" in line] == killed
 
@@ -117,8 +133,12 @@ def test_a_run_leaves_what_its_own_suite_found_and_says_so_when_that_goes_wrong(
     score(str(suite))
     assert numbers(json.loads(storage.read(SUITE))) == numbers(alone)
     assert [event["tuned"] for event in events(run) if event["event"] == "suite_scored"] == [alone["tuned"]]
-    score("/nowhere/suite.yaml")  # it is there: a run that goes on scores it no second time
+    score("/nowhere/suite.yaml")  # it is there, of these weights: they are scored no second time
     assert sum(event["event"] == "suite_failed" for event in events(run)) == 1
+    storage.put(SUITE, json.dumps({**alone, "checkpoint": "of weights that were trained on since"}).encode())
+    score("/nowhere/suite.yaml")
+    assert sum(event["event"] == "suite_failed" for event in events(run)) == 2
+    assert not storage.exists(SUITE)
 
 
 def test_a_set_of_which_no_row_is_kept_is_an_error_that_names_it(run, tmp_path):

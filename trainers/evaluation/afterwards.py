@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tunefleet.trainers.evaluation.files import SUITE, write_suite
+from tunefleet.trainers.evaluation.files import SUITE, digest, read_suite, write_suite
+from tunefleet.trainers.evaluation.paired import MODELS
 from tunefleet.trainers.ledger import Events
+from tunefleet.trainers.stage import read_done
 
 if TYPE_CHECKING:
     from tunefleet.cluster.storage import Storage
@@ -14,24 +16,29 @@ if TYPE_CHECKING:
 
 
 def score_suite(run: RunFile, storage: Storage, say: Callable[[str], None], *, alone: bool) -> None:
-    """Write ``evaluation/suite.json``, unless it is there, or the run has no suite.
+    """Write ``evaluation/suite.json``, unless it is there for the same weights, or the run has no suite.
 
     ``alone``: on this machine, so in this process unless the suite names actors; else by one actor of the cluster, or as many as it names. The run is done by
     then: what goes wrong is an event, and spoils nothing of it.
     """
     name, events = run.evaluation.suite, Events(storage)
-    if name is None or storage.exists(SUITE):
+    if name is None:
         return
-    from tunefleet.trainers.evaluation.marking import Where
+    if storage.exists(SUITE):
+        if read_suite(storage).get("checkpoint") == digest(storage, read_done(storage)["weights"]):
+            return
+        storage.delete(SUITE)  # of weights that were trained on since
     from tunefleet.trainers.evaluation.standalone import evaluate
     from tunefleet.trainers.evaluation.suite import load_suite
 
     try:
         with events.during("suite", "evaluation", "finishing", suite=name):
             suite = load_suite(name)
-            found = evaluate(run.output, run, suite=suite, where=Where(suite.actors or (0 if alone else 1)), say=say)
+            found = evaluate(run.output, run, suite=suite, actors=suite.actors or (0 if alone else 1), say=say)
             write_suite(storage, found)
     except Exception as error:  # noqa: BLE001 - the run is done, whatever a model or a stranger's code raises now
         events.add("suite_failed", phase="finishing", suite=name, error=f"{type(error).__name__}: {error}".splitlines()[0])
         return
-    events.add("suite_scored", suite=name, tuned=found["tuned"], base=found["base"])
+    general = {name: part for name, part in found["sets"].items() if part.get("general")}
+    kept = {name: {model: {metric: one["value"] for metric, one in part[model].items()} for model in MODELS} for name, part in general.items()}
+    events.add("suite_scored", suite=name, tuned=found["tuned"], base=found["base"], general=kept)

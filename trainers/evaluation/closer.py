@@ -42,10 +42,10 @@ class Closer:
         found |= compare_slices(paired, self.slices, resamples=settings.bootstrap, seed=seed)
         return {**found, "regressions": regressions(tuned, base, paired, self._row)}
 
-    def offered(self, metrics: Mapping[str, Metric], *, gap: bool) -> Offered:
-        """What a gate can ask for. The rows' words are read, no model."""
+    def offered(self, metrics: Mapping[str, Metric], *, no_gap: str) -> Offered:
+        """What a gate can ask for. The rows' words are read, no model. ``no_gap``: why no training rows are scored; empty where some are."""
         kinds = {kind: [one.name for one in self.slices if one.by == kind] for kind in KINDS}
-        return Offered(metrics, {name: self.own.get(name, metrics) for name in self.held.sets}, self.general, kinds, gap)
+        return Offered(metrics, {name: self.own.get(name, metrics) for name in self.held.sets}, self.general, kinds, no_gap)
 
     @property
     def rows(self) -> Ids:

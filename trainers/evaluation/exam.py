@@ -12,6 +12,7 @@ import numpy as np
 from tunefleet.cluster.errors import DataError
 from tunefleet.trainers.evaluation.answers import spread_over
 from tunefleet.trainers.evaluation.closer import Closer
+from tunefleet.trainers.evaluation.compare import aimed_at
 from tunefleet.trainers.evaluation.heldout import HOLDOUT, HeldOut, held_out
 from tunefleet.trainers.evaluation.metric import Metric, make_metrics, needs
 from tunefleet.trainers.evaluation.rows import ANSWER, Ids
@@ -44,6 +45,11 @@ class Exam:
         own = [spread_over(ids, most) for name, ids in self.held.sets.items() if ANSWER in needs(self.own[name])]
         return np.sort(np.concatenate([np.zeros(0, np.int64), *own]))
 
+    @property
+    def top(self) -> Mapping[str, Ids]:
+        """The sets that the numbers at the top are of."""
+        return {name: self.held.sets[name] for name in aimed_at(self.held.sets, self.general)}
+
     @cached_property
     def closer(self) -> Closer:
         """Compares the scores of its rows."""
@@ -68,7 +74,7 @@ def exam_of_suite(suite: Suite, run: RunFile, store: Store) -> Exam:
         raise DataError(f"sets.{empty[0]}: no row is left", got="every row was dropped", want="one row or more", fix=fix)
     own = {name: make_metrics(wanted) for name, wanted in metrics_by_set(suite).items()}
     general = tuple(name for name, held in suite.sets.items() if held.general)
-    top = [name for name in sets if name not in general] or list(sets)
+    top = aimed_at(sets, general)
     settings = {name: {key: dict(vars(wanted)) for key, wanted in zip(own[name], metrics_by_set(suite)[name], strict=True)} for name in top}
     shared = [key for key in settings[top[0]] if all(settings[name].get(key) == settings[top[0]][key] for name in top)]
     run = examined_run(suite, run)

@@ -64,6 +64,14 @@ def write_suite(storage: Storage, content: Mapping[str, Any]) -> None:
     storage.put(SUITE, _encode(content))
 
 
+def read_suite(storage: Storage) -> dict[str, Any]:
+    """What the run's suite found; empty where it found nothing yet."""
+    content = _decode(storage, SUITE) if storage.exists(SUITE) else {}
+    if content and not isinstance(content.get("sets"), dict):
+        raise StorageError(f"{SUITE} is no evaluation", got=", ".join(content), want="sets", fix="remove it")
+    return content
+
+
 def base_key(run: RunFile, fingerprint: str) -> str:
     """What the base model's scores and answers depend on: the model, how it is computed and asked, what an example is, and the held-out rows.
 

@@ -125,14 +125,14 @@ class Offered:
     """What an evaluation will have, known before a model is loaded.
 
     ``metrics`` are those of all rows together, and ``sets`` those of each set; ``general`` names sets. ``slices`` are the names of each kind.
-    ``gap``: whether training rows are scored too.
+    ``no_gap``: why no training rows are scored; empty where some are.
     """
 
     metrics: Mapping[str, Metric]
     sets: Mapping[str, Mapping[str, Metric]]
     general: Collection[str]
     slices: Mapping[str, Collection[str]]
-    gap: bool
+    no_gap: str
 
 
 def read_gate(gate: Gate | str | Path) -> Checked[Gate]:
@@ -188,12 +188,15 @@ def _slice_problems(name: str, asked: str, slices: Mapping[str, Collection[str]]
 
 
 def _gap_problems(name: str, one: Overfitting, offered: Offered) -> Iterator[SettingsError]:
-    if not offered.gap:
-        yield SettingsError(
-            f"{name}: no training rows are scored", got="evaluation.gap_rows: 0", want="1 or more", fix="set evaluation.gap_rows in the run file"
-        )
-    elif one.metric in offered.metrics and ANSWER in offered.metrics[one.metric].reads:
-        known = ", ".join(key for key, metric in offered.metrics.items() if ANSWER not in metric.reads) or "loss"
+    metrics = offered.metrics if one.set is None else offered.sets[one.set]
+    if offered.no_gap:
+        want, fix = "the run's own store, and evaluation.gap_rows above 0", "evaluate where the run's rows are prepared, or remove this check"
+        yield SettingsError(f"{name}: no training rows are scored", got=offered.no_gap, want=want, fix=fix)
+    elif one.set in offered.general:
+        want = "a set that is not general, or null"
+        yield SettingsError(f"{name}.set: a general set is unlike the training rows", got=str(one.set), want=want, fix="choose another set")
+    elif one.metric in metrics and ANSWER in metrics[one.metric].reads:
+        known = ", ".join(key for key, metric in metrics.items() if ANSWER not in metric.reads) or "loss"
         yield SettingsError(f"{name}.metric: training rows are not answered", got=one.metric, want=f"a metric of tokens: {known}", fix="choose one of them")
 
 

@@ -36,10 +36,15 @@ _PIECES = 32  # most pieces of a side: little is lost with one, and few enough t
 
 @dataclass(frozen=True)
 class Paper:
-    """What is to be scored, in addresses and JSON, so that it may travel. ``manifest``: the checkpoint in ``output``; None where ``where`` is a whole model."""
+    """What is to be scored, in addresses and JSON, so that it may travel.
+
+    ``store`` has the held-out rows, ``trained`` those of the overfitting gap, or is empty. ``manifest``: the checkpoint in ``output``; None where ``where`` is
+    a whole model.
+    """
 
     run: str
     store: str
+    trained: str
     where: str
     output: str
     manifest: str | None
@@ -62,11 +67,8 @@ class Piece:
 class Where:
     """Who scores: this process (``actors`` 0), or actors of the Ray cluster at ``address``, of a local one without."""
 
-    actors: int = 0
-    address: str | None = None
-
-
-HERE = Where()
+    actors: int
+    address: str | None
 
 
 def pieces_of(side: Side, rows: Rows, lengths: np.ndarray[Any, Any], batch_size: int) -> list[Piece]:
@@ -111,9 +113,9 @@ class _Held:
         from tunefleet.trainers.evaluation.heldout import HOLDOUT
 
         self.paper, self.run = paper, RunFile.model_validate_json(paper.run)
-        store = Store.open(paper.store, self.run.data.cache)
-        self.split = store.split(HOLDOUT)
-        self.trained = trained_rows(store, self.run.evaluation.gap_rows, self.run.training.seed)
+        cache, seed = self.run.data.cache, self.run.training.seed
+        self.split = Store.open(paper.store, cache).split(HOLDOUT)
+        self.trained = trained_rows(Store.open(paper.trained, cache), self.run.evaluation.gap_rows, seed) if paper.trained else None
         self.objective: Objective = make_objective(self.run.objective, paper.pad_id)
         self.answers: Answers | None = make_answers(self.run, self.split, paper.needs, paper.asked)
         self.device: torch.device = torch.device(paper.device)
@@ -163,7 +165,7 @@ def mark(paper: Paper, pieces: Sequence[Piece], where: Where, *, progress: Progr
 
 
 def _scored(paper: Paper, pieces: Sequence[Piece], where: Where, stack: ExitStack, say: Callable[[str], None]) -> Iterator[tuple[int, RowScores]]:
-    if where.actors == 0 and where.address is None:
+    if not where.actors:
         marker = Marker(paper)
         yield from ((number, marker.do(piece)[0]) for number, piece in enumerate(pieces))
         return
@@ -171,7 +173,7 @@ def _scored(paper: Paper, pieces: Sequence[Piece], where: Where, stack: ExitStac
     from tunefleet.cluster.session import connect
 
     held = RunFile.model_validate_json(paper.run).evaluation.resources
-    count = max(1, min(where.actors, len(pieces)))
+    count = min(where.actors, len(pieces))
     session = stack.enter_context(connect(where.address, cpus_needed=count * held.cpu, gpus_needed=count * held.gpu))
     for decision in session.decisions:
         say(f"note: {decision}")

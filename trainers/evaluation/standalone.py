@@ -16,10 +16,10 @@ from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.cluster.storages.folders import has_file
 from tunefleet.trainers.evaluation.exam import Exam, exam_of_run, exam_of_suite
 from tunefleet.trainers.evaluation.files import read_base, result
-from tunefleet.trainers.evaluation.gap import Sampled, Scored, of_tokens, overfitting, trained_rows
+from tunefleet.trainers.evaluation.gap import Scored, Seen, overfitting, seen_rows
 from tunefleet.trainers.evaluation.gate import judge
 from tunefleet.trainers.evaluation.gatefile import Gate, gate_problems, read_gate
-from tunefleet.trainers.evaluation.marking import HERE, Paper, Progress, Rows, Side, Where, mark, pieces_of
+from tunefleet.trainers.evaluation.marking import Paper, Progress, Rows, Side, Where, mark, pieces_of
 from tunefleet.trainers.evaluation.policy import Ticket
 from tunefleet.trainers.evaluation.suite import Suite, load_suite, rows_of
 from tunefleet.trainers.exported import ADAPTER_CONFIG, refuse_missing
@@ -51,7 +51,8 @@ def evaluate(
     *,
     suite: Suite | str | Path | None = None,
     gate: Gate | str | Path | None = None,
-    where: Where = HERE,
+    actors: int | None = None,
+    address: str | None = None,
     trust_code: bool = False,
     progress: Progress = lambda done, rows: None,
     say: Callable[[str], None] = lambda text: None,
@@ -63,7 +64,8 @@ def evaluate(
         run: the run file that names the base model and the rows; where ``source`` lies in a run's output, that run's own by default.
         suite: a suite file, whose sets are scored instead of the run's held-out rows; its name is ``suite`` of the result.
         gate: what must have been found; ``gate`` of the result says what passed (see judge).
-        where: in this process, or by how many actors of which cluster; a suite may name a number too.
+        actors: how many Ray actors share the rows; 0: this process scores them; None: as many as the suite names, else 0.
+        address: the Ray cluster of the actors, one at least; without it they are of a local one.
         trust_code: run the code that a run's own file asks for (a model's remote code, modules of dotted kinds); off, such a file is refused.
         progress: gets rows done and rows in all, of both models.
         say: gets lines for people.
@@ -73,14 +75,18 @@ def evaluate(
     """
     began = time.monotonic()
     subject, examined, asked = _checked(source, run, suite, gate, trust_code)
-    pad_id, exam, trained = _exam(subject.run, examined)
+    pad_id, exam, seen = _exam(subject.run, examined)
     if asked.value is not None:
-        Refusal.raise_if([*asked.problems, *gate_problems(asked.value, exam.closer.offered(exam.metrics, gap=trained is not None))])
-    where = Where(examined.actors) if examined is not None and where == HERE else where
-    base, tuned = _scored(subject, exam, trained, pad_id, where, progress, say)
+        Refusal.raise_if([*asked.problems, *gate_problems(asked.value, exam.closer.offered(exam.metrics, no_gap=seen.lacks))])
+    if seen.lacks:
+        say(f"note: overfitting is not looked at, for no training rows are scored: {seen.lacks}")
+    if actors is None:
+        actors = examined.actors if examined is not None else 0
+    where = Where(max(actors, 1) if address else actors, address)
+    base, tuned = _scored(subject, exam, seen, pad_id, where, progress, say)
     found = exam.closer.compare(tuned.held, base.held, exam.metrics)
     drawn: dict[str, Any] = {"resamples": exam.run.evaluation.bootstrap, "seed": exam.run.training.seed}
-    found["gap"] = overfitting(tuned, base, of_tokens(exam.metrics), sets=exam.held.sets, **drawn)
+    found["gap"] = overfitting(tuned, base, exam.metrics, sets=exam.top, own=exam.own, **drawn)
     if asked.value is not None:
         found["gate"] = judge(asked.value, found)
     content = result(subject.ticket or Ticket(0, None), found, placement="standalone", seconds=time.monotonic() - began)
@@ -113,8 +119,8 @@ def _checked(
     return subject, examined, asked
 
 
-def _exam(run: RunFile, suite: Suite | None) -> tuple[int, Exam, Sampled | None]:
-    """The id that fills padding, the rows, prepared where they are not yet, and a sample of those that were trained on (of a suite: none)."""
+def _exam(run: RunFile, suite: Suite | None) -> tuple[int, Exam, Seen]:
+    """The id that fills padding, the rows, prepared where they are not yet, and a sample of those that were trained on."""
     from tunefleet.data.prepare import prepare
     from tunefleet.data.store import Store
     from tunefleet.trainers.vocabulary import load_tokenizer
@@ -124,18 +130,17 @@ def _exam(run: RunFile, suite: Suite | None) -> tuple[int, Exam, Sampled | None]
     data = run.data if suite is None else rows_of(suite, run)
     store = Store.open(prepare(data, layout, tokenizer).store, run.data.cache)
     exam = exam_of_run(run, store) if suite is None else exam_of_suite(suite, run, store)
-    return tokenizer.pad_token_id, exam, trained_rows(store, run.evaluation.gap_rows, run.training.seed)
+    return tokenizer.pad_token_id, exam, seen_rows(run, store if suite is None else None, layout, tokenizer)
 
 
-def _scored(
-    subject: Subject, exam: Exam, trained: Sampled | None, pad_id: int, where: Where, progress: Progress, say: Callable[[str], None]
-) -> tuple[Scored, Scored]:
+def _scored(subject: Subject, exam: Exam, seen: Seen, pad_id: int, where: Where, progress: Progress, say: Callable[[str], None]) -> tuple[Scored, Scored]:
     """Of the base model, kept ones where the run has them, and of the subject."""
     assert exam.held.home is not None, "the rows were prepared"
     kept = read_base(subject.storage, exam.held.key(exam.run), exam.needs) if subject.storage is not None else None
     paper = Paper(
         run=exam.run.model_dump_json(),
         store=exam.held.home.address,
+        trained=seen.store,
         where=subject.where,
         output=subject.storage.address if subject.storage is not None else "",
         manifest=subject.ticket.manifest if subject.ticket is not None else None,
@@ -146,7 +151,7 @@ def _scored(
     )
     wanted: list[tuple[Side, Rows]] = [("base", "held")] if kept is None else []
     wanted += [("base", "trained"), ("tuned", "held"), ("tuned", "trained")]  # all of the base model's first: an actor holds one at a time
-    lengths = {"held": exam.held.split.lengths, "trained": trained.lengths if trained is not None else np.zeros(0, np.int32)}
+    lengths = {"held": exam.held.split.lengths, "trained": seen.rows.lengths if seen.rows is not None else np.zeros(0, np.int32)}
     pieces = [piece for side, rows in wanted for piece in pieces_of(side, rows, lengths[rows], exam.run.evaluation.batch_size)]
     scores = mark(paper, pieces, where, progress=progress, say=say)
     base = Scored(kept or scores["base", "held"], scores.get(("base", "trained")))
@@ -157,7 +162,7 @@ def _device(run: RunFile, where: Where) -> Literal["cpu", "cuda"]:
     """This process takes a GPU where there is one; an actor where ``resources.gpu`` gives it one."""
     import torch
 
-    if where != HERE:
+    if where.actors:
         return "cuda" if run.evaluation.resources.gpu else "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -18,7 +18,7 @@ from tunefleet.cluster.metrics import Record, read_lines
 from tunefleet.cluster.storage import Storage
 from tunefleet.cluster.yamlfile import parse
 from tunefleet.data.summary import SourceSummary
-from tunefleet.trainers.evaluation.files import FOLDER, SUITE, read_results
+from tunefleet.trainers.evaluation.files import FOLDER, SUITE, read_results, read_suite
 from tunefleet.trainers.evaluation.samples import STEP as SAMPLES
 from tunefleet.trainers.ledger import read_events
 from tunefleet.trainers.stage import DONE, EVENTS, METRICS, RUN_FILE, read_done
@@ -84,7 +84,7 @@ def gather(storage: Storage, now: float) -> Gathered:
         events=events,
         evaluations=read(FOLDER, lambda: read_results(storage), []),
         samples=read(SAMPLES, lambda: _samples(storage), []),
-        suite=read(SUITE, lambda: _suite(storage), {}),
+        suite=read(SUITE, lambda: read_suite(storage), {}),
         sources=read("the sources in events.jsonl", lambda: _sources(events), ()),
         done=read(DONE, lambda: read_done(storage) if storage.exists(DONE) else {}, {}),
         unread=tuple(unread),
@@ -98,14 +98,6 @@ def _sources(events: list[Record]) -> tuple[SourceSummary, ...]:
         return TypeAdapter(tuple[SourceSummary, ...]).validate_python(said[-1]) if said else ()
     except ValidationError as error:
         raise ValueError("they were written by another version of tunefleet") from error
-
-
-def _suite(storage: Storage) -> Record:
-    """What the run's suite found; empty where it has none."""
-    content = json.loads(storage.read(SUITE)) if storage.exists(SUITE) else {}
-    if not isinstance(content, dict) or (content and not isinstance(content.get("sets"), dict)):
-        raise ValueError("no evaluation")
-    return content
 
 
 def _samples(storage: Storage) -> list[Record]:

@@ -29,7 +29,6 @@ VERB = Verb(
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Evaluate, and print tables or JSON. 1 where a gate is not passed."""
     from tunefleet.trainers.console import comparison_table
-    from tunefleet.trainers.evaluation.marking import Where
     from tunefleet.trainers.evaluation.standalone import evaluate
     from tunefleet.trainers.gatetable import gate_table, unmet
     from tunefleet.trainers.report.evaluationpage import refuse_no_page, write_evaluation_page
@@ -43,7 +42,8 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
             options.run,
             suite=options.suite,
             gate=options.gate,
-            where=Where(options.actors or (1 if options.address else 0), options.address),
+            actors=options.actors,
+            address=options.address,
             trust_code=options.trust_code,
             progress=lambda rows, of: counter.show(rows, rows, of),
             say=counter.say,

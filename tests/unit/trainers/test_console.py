@@ -38,13 +38,23 @@ def test_lines_of_a_run_are_shown_as_they_come():
     assert shown[2:] == ["early stopping: step 2, metric loss", "held-out at step 2: loss 1.0000 (base 2.0000)", "note: chosen for you"]
 
 
+def test_what_a_suite_found_is_said_with_what_became_of_general_sets():
+    losses = {"tuned": {"loss": 3.2}, "base": {"loss": 1.3}}
+    said = describe({"event": "suite_scored", "suite": "s.yaml", "tuned": {"loss": 1.0}, "base": {"loss": 2.0}, "general": {"stories": losses}})
+    assert said == "the suite's held-out sets: loss 1.0000 (base 2.0000); stories (general): loss 3.2000 (base 1.3000)"
+
+
 def test_the_table_of_a_suite_tells_general_sets_and_what_was_measured_by_the_clock_from_the_rest():
     part = {"rows": 9, "tuned": {"loss": {"value": 1.0, "low": 0.9, "high": 1.1}, "latency": {"value": 0.5, "low": None, "high": None}}}
-    part |= {"base": {"loss": {"value": 2.0}, "latency": {"value": 0.4}}, "difference": {"loss": {"value": -1.0}}}
+    part |= {"base": {"loss": {"value": 2.0}, "latency": {"value": 0.4}}, "difference": {"loss": {"value": -1.0, "low": -1.2, "high": -0.8}}}
+    texts = {**part, "general": True, "difference": {"loss": {"value": 1.0, "low": 0.8, "high": 1.2}}}
+    found = {"step": None, "suite": "mine", "sets": {"own": part, "texts": texts}, "better": {"loss": "min", "latency": "min"}}
     seen = io.StringIO()
-    Console(file=seen, width=120).print(comparison_table({"step": None, "suite": "mine", "sets": {"own": part, "texts": {**part, "general": True}}}))
+    Console(file=seen, width=120).print(comparison_table(found))
     lines = [line for line in seen.getvalue().splitlines() if "own" in line or "texts" in line]
     assert ["measured" in line for line in lines] == [False, True, False, True]
+    assert [line.split()[-2] for line in lines if "loss" in line] == ["better", "worse"]
+    assert "-1.2000 to -0.8000" in lines[0]
     assert ["(general)" in line for line in lines] == [False, False, True, True]
     assert "held-out rows, suite mine" in seen.getvalue()
     assert "None" not in seen.getvalue()

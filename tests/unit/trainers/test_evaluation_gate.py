@@ -43,7 +43,7 @@ OFFERED = Offered(
     {"sums": METRICS_OF, "stories": {"loss": METRICS_OF["loss"]}},
     ["stories"],
     {"source": [], "length": ["up to 9 tokens", "10 tokens or more"], "label": ["red", "blue"]},
-    gap=True,
+    no_gap="",
 )
 ROWS = 40
 STORIES = np.arange(ROWS) >= 30
@@ -186,6 +186,8 @@ def asked(**checks: Any) -> list[str]:
         ({"regression": [{"metric": "loss", "slice": "label=green"}]}, "regression.0.slice: no such slice"),
         ({"regression": [{"metric": "loss", "slice": "lenght"}]}, "did you mean length?"),
         ({"overfitting": [{"metric": "exact_match", "most": 1}]}, "training rows are not answered"),
+        ({"overfitting": [{"metric": "exact_match", "most": 1, "set": "sums"}]}, "training rows are not answered"),
+        ({"overfitting": [{"metric": "loss", "most": 1, "set": "stories"}]}, "a general set is unlike the training rows"),
     ],
 )
 def test_what_an_evaluation_does_not_have_is_told_before_a_model_is_loaded(check: dict[str, Any], said: str) -> None:

@@ -133,10 +133,14 @@ def test_a_model_that_diverged_regressed_on_every_row_and_it_is_json():
     json.dumps(found, allow_nan=False)
 
 
+def all_of(rows):
+    return {"only": np.arange(rows)}
+
+
 def test_the_gap_is_what_was_gained_more_on_training_rows():
     held = scores([3.0] * 20), scores([4.0] * 20)
     trained = scores([1.0] * 10), scores([4.5] * 10)
-    found = overfitting(Scored(held[0], trained[0]), Scored(held[1], trained[1]), metrics_of("loss"), resamples=50, seed=0)
+    found = overfitting(Scored(held[0], trained[0]), Scored(held[1], trained[1]), metrics_of("loss"), sets=all_of(20), resamples=50, seed=0)
     assert found["gaps"]["tuned"]["loss"]["value"] == 2.0
     assert found["gaps"]["base"]["loss"]["value"] == -0.5
     assert found["overfitting"]["loss"] == {"value": 2.5, "low": 2.5, "high": 2.5}
@@ -148,14 +152,24 @@ def test_training_rows_are_held_against_each_set_by_itself():
     sets = {"alike": np.arange(10), "other": np.arange(10, 20)}
     found = overfitting(Scored(held, scores([3.0] * 5)), Scored(before, scores([4.0] * 5)), metrics, sets=sets, resamples=20, seed=0)
     assert [found["sets"][name]["overfitting"]["loss"]["value"] for name in ("alike", "other")] == [0.0, 6.0]
-    assert overfitting(Scored(held, held), Scored(before, before), metrics, sets={"only": np.arange(20)}, resamples=20, seed=0)["sets"] == {}
+    assert overfitting(Scored(held, held), Scored(before, before), metrics, sets=all_of(20), resamples=20, seed=0)["sets"] == {}
+
+
+def test_each_set_is_held_against_by_metrics_of_its_own_and_answers_never_are():
+    held, before, seen = scores([3.0] * 10 + [9.0] * 10), scores([4.0] * 20), scores([3.0] * 5)
+    sets, own = {"alike": np.arange(10), "other": np.arange(10, 20)}, {"alike": metrics_of("loss", "exact_match"), "other": metrics_of("perplexity")}
+    found = overfitting(Scored(held, seen), Scored(before, seen), {}, sets=sets, own=own, resamples=20, seed=0)
+    assert {name: list(part["overfitting"]) for name, part in found["sets"].items()} == {"alike": ["loss"], "other": ["perplexity"]}
+    assert found["sets"]["other"]["gaps"]["tuned"]["perplexity"]["value"] == pytest.approx(math.exp(9) - math.exp(3))
+    assert overfitting(Scored(held, seen), Scored(before, seen), metrics_of("exact_match"), sets=sets, resamples=20, seed=0) is None
 
 
 def test_a_gap_is_above_zero_for_metrics_that_are_better_when_larger_too():
     def hits(rows, number):
         return RowScores(np.arange(rows), {"nll": np.ones(rows), "tokens": np.full(rows, 10.0), "correct": np.full(rows, number)})
 
-    found = overfitting(Scored(hits(5, 6.0), hits(4, 9.0)), Scored(hits(5, 5.0), hits(4, 5.0)), metrics_of("token_accuracy"), resamples=20, seed=0)
+    tuned, base = Scored(hits(5, 6.0), hits(4, 9.0)), Scored(hits(5, 5.0), hits(4, 5.0))
+    found = overfitting(tuned, base, metrics_of("token_accuracy"), sets=all_of(5), resamples=20, seed=0)
     assert found["overfitting"]["token_accuracy"]["value"] == pytest.approx(0.3)
 
 
