@@ -22,7 +22,8 @@ from tunefleet.cluster.grace import asked_first
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",  # a page of guesses on stdout; the group's own event says it
+    # on stdout: a page of guesses, where the group's own event says it; and that a study has more processes than cores, which is as it should be
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task|worker processes have been started on node",
     "RAY_enable_output_error_log_if_still_retry": "0",  # a retried task is our event, not a line of the raylet on the console
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would warn about the devices of actors that hold none
     "USE_HUB_KERNELS": "NO",  # transformers would fetch native code from a hub where the package kernels is installed
