@@ -29,15 +29,15 @@ from tunefleet.trainers.plan.fit import memory_warnings
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.catchup import missing_lines
 from tunefleet.tuning.console import StudyConsole
-from tunefleet.tuning.keeper import Keeper, Limits
+from tunefleet.tuning.goal import value_of
+from tunefleet.tuning.keeper import Keeper, Limits, counted
 from tunefleet.tuning.lines import TRIALS, TrialLine, last_lines, read_trials
 from tunefleet.tuning.standings import best_of
-from tunefleet.tuning.study import LEASE, STUDY, Study, StudyFile
+from tunefleet.tuning.study import BEST, LEASE, STUDY, Study, StudyFile
 from tunefleet.tuning.studycheck import concurrency, load_study, make_goal, need, points_to_check
 from tunefleet.tuning.studyreport.write import report_of_study
 from tunefleet.tuning.trial import FOLDER, Plan
 
-BEST = "best.yaml"
 BASE = "base"  # what all trials share: a tokenizer trained on the rows, the scores of the base model
 EVENTS = "events.jsonl"
 LIVE_REPORT_S = 20.0
@@ -95,9 +95,6 @@ def tune_study(
 
 def result_of(study: Study, storage: Storage, trials: Mapping[str, TrialLine]) -> StudyResult:
     """What a study left."""
-    from tunefleet.tuning.goal import value_of
-    from tunefleet.tuning.keeper import counted
-
     best = best_of(trials, study.file.metric, study.file.mode)
     where = f"{storage.address.rstrip('/')}/{BEST}" if best else None
     value = value_of(best.metrics, study.file.metric) if best else None
@@ -180,7 +177,7 @@ def _run(
     study: Study, storage: Storage, earlier: list[TrialLine], spent_s: float, address: str | None, console: StudyConsole, events: Events
 ) -> Mapping[str, TrialLine]:
     from tunefleet.cluster.leftovers import remove_orphans
-    from tunefleet.cluster.session import connect, set_environment
+    from tunefleet.cluster.session import connect, owns_cluster, set_environment
 
     base, links = base_of(study)
     here = machine_of([base])
@@ -203,7 +200,7 @@ def _run(
         plan = Plan(
             study=absolute_file,
             placement="actors" if room.placement == "actors" else "inline",
-            local=address is None and (session.owned or local_session()),
+            local=address is None and (session.owned or owns_cluster()),
             base=f"{storage.address.rstrip('/')}/{BASE}",
             deadline=time.time() + limit - spent_s if limit else None,
         )
@@ -218,13 +215,6 @@ def _run(
         if keeper.leaving:
             raise Stopped(f"{study.file.name}: stopped on request", got="SIGTERM to the driver; its trials have saved", fix="--resume goes on with them")
         return keeper.trials
-
-
-def local_session() -> bool:
-    """Whether this process has a local session already, which it started itself."""
-    from tunefleet.cluster.session import owns_cluster
-
-    return owns_cluster()
 
 
 def base_of(study: Study) -> tuple[RunFile, list[Link]]:

@@ -25,6 +25,7 @@ STOPPERS = "tunefleet.tuning.stoppers"
 SEED = "training.seed"
 LEASE = "lease"  # held by the process that does the study
 STUDY = "study.yaml"  # in a study's output: the study file as it ran
+BEST = "best.yaml"  # and the run file of its best trial
 
 
 class Budget(Settings):

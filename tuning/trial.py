@@ -143,8 +143,8 @@ class Attempt:
             try:
                 return self._reports.get(timeout=LOOK_S)
             except queue.Empty:
-                if self.plan.deadline is not None and time.time() > self.plan.deadline and not self._why:
-                    self.ask(STOPPING_WALL_TIME)
+                if self.plan.deadline is not None and time.time() > self.plan.deadline:
+                    self.ask(STOPPING_WALL_TIME)  # again and again, see ``end``
 
     def ask(self, why: str) -> None:
         """Have it save and end, soon."""

@@ -38,7 +38,7 @@ def test_no_trial_begins_or_goes_on_once_the_steps_are_spent(ray_session: Any, t
 
 
 def test_trials_save_and_end_when_the_wall_time_is_spent(ray_session: Any, tmp_path: Path) -> None:
-    endless = {"training": {"max_steps": 1_000_000}, "evaluation": {"every_steps": 50, "samples": {"number": 0}}, "checkpoint": {"every_steps": 1000}}
+    endless = {"training": {"max_steps": 1_000_000}, "evaluation": {"every_steps": None, "samples": {"number": 0}}, "checkpoint": {"every_steps": 1000}}
     study = small_study(tmp_path, [1e-3, 2e-3, 3e-3], run=endless, budget={"concurrent_trials": 2, "wall_time_s": 90})
     tuned(study)
     found = trials(study)

@@ -16,10 +16,8 @@ from tunefleet.trainers.ledger import read_events
 from tunefleet.tuning.goal import Mode
 from tunefleet.tuning.lines import RUNNING, TrialLine, last_lines, read_trials
 from tunefleet.tuning.space import Space
-from tunefleet.tuning.study import LEASE, STUDY, Study, StudyFile, read_study
+from tunefleet.tuning.study import BEST, LEASE, STUDY, Study, StudyFile, read_study
 from tunefleet.tuning.studycheck import points_to_check
-
-BEST = "best.yaml"
 
 
 @dataclass(frozen=True)
