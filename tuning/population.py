@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from tunefleet.tuning.goal import STEP, Goal, TrialName, value_of
 from tunefleet.tuning.space import Axis, Numbers, Point, Space
@@ -21,7 +21,8 @@ LISTED = 64
 class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no types
     """Perturbed parameters stay in the space, a diverged trial counts as the worst, and a trial that goes on after a resume keeps its rhythm.
 
-    ``begun``: the last step of each trial at the resume, by the study's names; ``name`` gives the study's name of Tune's trial.
+    ``begun``: the last step of each trial at the resume, by the study's names; ``name`` gives the study's name of Tune's trial. ``together``: there is room for
+    all trials at once, so none is paused to make room for one that waits; a pause costs a start.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
         )
         self.goal, self.name, self.interval = goal, name, interval
         self.begun: dict[str, int] = {}
+        self.together = False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Begin to follow a trial, at its next look after a resume."""
@@ -62,12 +64,13 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
         told = dict(result)
         if self.goal.metric in told and value_of(told, self.goal.metric) is None:
             told[self.goal.metric] = WORST if self.goal.mode == "min" else -WORST
-        return str(super().on_trial_result(tune_controller, trial, told))
+        decision = str(super().on_trial_result(tune_controller, trial, told))
+        return str(TrialScheduler.CONTINUE) if decision == TrialScheduler.PAUSE and self.together else decision
 
 
 def mutations(space: Space, seed: int) -> dict[str, Any]:
     """For each key the list that it is moved along, or a function that draws it anew."""
-    generator = np.random.default_rng([seed, 1])
+    generator = np.random.default_rng([seed, 0, 1])  # not [seed, 1]: that gave the point of trial 1, which may be the one to get away from
     return {key: listed(axis) or partial(axis.draw, generator) for key, axis in space.items()}
 
 

@@ -299,15 +299,16 @@ def book_of(study: Study, storage: Storage, earlier: list[TrialLine], limits: Li
     """The keeper and the scheduler of a study, brought to where an earlier start of it stood."""
     from tunefleet.cluster.leftovers import remove_orphans
     from tunefleet.tuning.making import make_scheduler, make_searcher, trials_in_all
+    from tunefleet.tuning.population import Population
     from tunefleet.tuning.searching import replay_searcher
     from tunefleet.tuning.stopping import StudyScheduler, replay_scheduler
 
     scheduler = replay_scheduler(make_scheduler(study), earlier)
     total = trials_in_all(study)
-    if isinstance(scheduler, StudyScheduler):
-        reasons = scheduler.reasons
-    else:  # a population: all of it is begun, and Tune shares out the room
-        limits, reasons = replace(limits, live=total), {}
+    reasons = scheduler.reasons if isinstance(scheduler, StudyScheduler) else {}
+    if isinstance(scheduler, Population):  # all of it is begun, and Tune shares out the room
+        scheduler.together = limits.live >= total
+        limits = replace(limits, live=total)
     searcher = replay_searcher(make_searcher(study), earlier)
     live = LiveFiles(study, storage, console)
     keeper = Keeper(storage, searcher, limits, earlier, why=reasons.get, changed=lambda line: live.changed(line, keeper.trials), gone=remove_orphans)

@@ -1,11 +1,15 @@
 """Population based training: only what a resume may change, looked at where it is evaluated and saved, never out of the space."""
 
+from types import SimpleNamespace
+
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.schedulers.pbt import _explore
 from studies import study_file
 
 from tunefleet.cluster.errors import Refusal, RequestError
-from tunefleet.tuning.making import make_searcher, trials_in_all
+from tunefleet.tuning.goal import STEP
+from tunefleet.tuning.making import make_scheduler, make_searcher, trials_in_all
 from tunefleet.tuning.population import kept_within, listed, mutations
 from tunefleet.tuning.space import Choices, Numbers, drawn
 from tunefleet.tuning.studycheck import load_study
@@ -69,6 +73,30 @@ def test_a_perturbed_parameter_never_leaves_its_range(tmp_path):
         config, _ = _explore(config, moving, 0.2, (1.25, 0.8), lambda found: kept_within(space, found))
         assert all(axis.holds(config[key]) for key, axis in space.items()), config
         assert config["other"] == 7
+
+
+def trial(name, status):
+    made = Trial("none", config={"training.learning_rate": 1e-2}, trial_id=name, stub=True)
+    made.set_status(status)
+    return made
+
+
+@pytest.mark.parametrize(("together", "decision"), [(True, "CONTINUE"), (False, "PAUSE")])
+def test_no_trial_is_paused_for_one_that_waits_where_there_is_room_for_both(tmp_path, together, decision):
+    population = make_scheduler(load_study(study_file(tmp_path, space=RATE, searcher=PBT)))
+    population.together = together
+    goes_on, waits = trial("00000", Trial.RUNNING), trial("00001", Trial.PENDING)
+    controller = SimpleNamespace(search_alg=None, get_trials=lambda: [goes_on, waits])
+    for one in (goes_on, waits):
+        population.on_trial_add(controller, one)
+    assert population.on_trial_result(controller, goes_on, {STEP: 20, "loss": 1.0}) == decision
+
+
+def test_a_value_that_is_drawn_anew_is_none_that_the_population_began_with():
+    space = {"a": Numbers(1e-4, 1e-1, log=True)}
+    begun = {drawn(space, 0, number)["a"] for number in range(50)}
+    draw = mutations(space, 0)["a"]
+    assert not begun & {draw() for _ in range(50)}
 
 
 def test_short_lists_are_moved_along_and_long_ones_by_factors():
