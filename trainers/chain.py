@@ -66,20 +66,20 @@ def _unfit(base: RunFile, name: str) -> list[RequestError]:
 def absolute(run: RunFile) -> RunFile:
     """The run with every local path absolute, so that a worker with another working folder finds the same files."""
     model, data = run.model, run.data
-    trained = f"{_path(run.output)}/{TOKENIZER}" if model.tokenizer.train_vocab_size else None
+    trained = f"{absolute_path(run.output)}/{TOKENIZER}" if model.tokenizer.train_vocab_size else None
     tokenizer = model.tokenizer.model_copy(update={"name_or_path": _existing(model.tokenizer.name_or_path or trained)})
-    origin = _path(model.init_from) if model.init_from else None
+    origin = absolute_path(model.init_from) if model.init_from else None
     config = _existing(model.config) if isinstance(model.config, str) else model.config
-    sources = {"train": [_placed(source) for source in data.train]}
-    holdout = data.holdout if isinstance(data.holdout, float | int) else [_placed(source) for source in data.holdout]
-    template = data.chat_template
-    replay = data.replay and data.replay.model_copy(update={"store": _path(data.replay.store)})
+    sources = {"train": [placed(source) for source in data.train]}
+    holdout = data.holdout if isinstance(data.holdout, float | int) else [placed(source) for source in data.holdout]
+    template, suite = _existing(data.chat_template), run.evaluation.suite
+    replay = data.replay and data.replay.model_copy(update={"store": absolute_path(data.replay.store)})
     return run.model_copy(
         update={
             "model": model.model_copy(update={"name_or_path": _existing(model.name_or_path), "init_from": origin, "tokenizer": tokenizer, "config": config}),
-            "data": data.model_copy(update={**sources, "holdout": holdout, "replay": replay, "store": _path(data.store), "chat_template": _existing(template)}),
-            "evaluation": run.evaluation.model_copy(update={"suite": _existing(run.evaluation.suite)}),
-            "output": _path(run.output),
+            "data": data.model_copy(update={**sources, "holdout": holdout, "replay": replay, "store": absolute_path(data.store), "chat_template": template}),
+            "evaluation": run.evaluation.model_copy(update={"suite": _existing(suite) if isinstance(suite, str) else suite}),
+            "output": absolute_path(run.output),
         }
     )
 
@@ -90,15 +90,16 @@ def _replaced(run: RunFile, export: str, base: Model) -> RunFile:
     return run.model_copy(update={"model": run.model.model_copy(update={"name_or_path": export, "tokenizer": tokenizer})})
 
 
-def _path(text: str) -> str:
+def absolute_path(text: str) -> str:
+    """A folder's path made absolute; an address as it is."""
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
 
-def _placed(source: Source) -> Source:
+def placed(source: Source) -> Source:
     """A source with its path absolute, and one on a hub as it is, said to be one: whether a name means a folder depends on where it is looked at."""
     from tunefleet.data.origin import HUB, is_hub
 
-    return source.model_copy(update={"kind": HUB} if is_hub(source) else {"path": _path(source.path)})
+    return source.model_copy(update={"kind": HUB} if is_hub(source) else {"path": absolute_path(source.path)})
 
 
 def _existing(text: str | None) -> str | None:

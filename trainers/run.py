@@ -237,8 +237,10 @@ class Evaluation(Settings):
     gap_rows: NonNegativeInt = Field(
         default=200, description="training rows, drawn by the seed, that `tunefleet evaluate` scores beside the held-out ones for the overfitting gap"
     )
-    suite: str | None = Field(
-        default=None, description="a suite file that the finished run is scored on beside its base, into evaluation/suite.json; trials of a study leave it out"
+    suite: str | dict[str, Any] | None = Field(
+        default=None,
+        description="a suite file, or what would stand in one, that the finished run is scored on beside its base, into evaluation/suite.json; "
+        "trials of a study leave it out",
     )
     bootstrap: PositiveInt = Field(default=1000, description="resamples behind the 95% intervals")
     early_stopping_patience: PositiveInt | None = Field(default=None, description="evaluations without a better value before the run stops")

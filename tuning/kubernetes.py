@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tunefleet.cluster.errors import PreflightError, SettingsError, TunefleetError
+from tunefleet.cluster.errors import PreflightError, Refusal, RequestError, SettingsError, TunefleetError
 from tunefleet.cluster.kubernetes import Job, Manifest, Workers, job_manifests, job_name, owned_by
 from tunefleet.tuning.arguments import Option, whole_number
 from tunefleet.tuning.printing import print_json, print_text, remark
@@ -33,13 +33,18 @@ OPTIONS = (
     Option("--dry-run", "with --kubernetes: print the manifests, apply nothing"),
 )
 """What the verb takes for Kubernetes."""
+FORBIDDEN = {
+    "--overwrite": "another output: a job that may be tried again goes on",
+    "--address": "the context of kubectl, which says where",
+    "--follow": "`kubectl logs -f`, as what is said at the end has it",
+    "--spot-head": "an overlay, which says where heads live",
+}
+"""What the verb takes only for a cluster that runs, and what is used instead."""
 
 
 def submit(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Render the job; apply it, or print it with --dry-run. Raises RequestError for what cannot be a job, TunefleetError where kubectl fails."""
-    if options.overwrite:
-        fix = "name another output"
-        raise SettingsError("--overwrite: not with --kubernetes", got="--overwrite", want="a job that may be tried again, and then goes on", fix=fix)
+    Refusal.raise_if(unfit_options(options))
     from tunefleet.tuning.submission import parcel_of
 
     followed = overlay(options.overlay)
@@ -66,9 +71,26 @@ def submit(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     return 0
 
 
+def unfit_options(options: argparse.Namespace) -> list[RequestError]:
+    """Options that would be ignored: those of a RayJob without --kubernetes, and those of a running cluster with it."""
+    given = vars(options)
+    if not options.kubernetes:
+        named = [option.name for option in OPTIONS[1:] if given[_field(option.name)] != (option.default if option.metavar else False)]
+        return [SettingsError(f"{name}: only with --kubernetes", got=name, want="--kubernetes beside it", fix="add it, or leave this out") for name in named]
+    named = [name for name in FORBIDDEN if given[_field(name)]]
+    return [SettingsError(f"{name}: not with --kubernetes", got=name, want=FORBIDDEN[name], fix="leave it out") for name in named]
+
+
+def _field(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
+
+
 def job_of(parcel: Parcel, suffix: str, *, namespace: str = "", image: str = "", retries: int = 3) -> Job:
     """The job that does what a parcel says, with pods for all the workers that it holds at once."""
-    files = {name: content.decode("utf-8") for name, content in parcel.files.items()}
+    try:
+        files = {name: content.decode("utf-8") for name, content in parcel.files.items()}
+    except UnicodeDecodeError as error:
+        raise SettingsError("a module cannot be shipped", got=f"a file in another encoding ({error})", want="UTF-8", fix="save it as UTF-8") from error
     plain = yaml.safe_load(files[parcel.words[1]])
     study = parcel.words[0] == "tune"
     scaling = (plain["run"] if study else plain)["scaling"]

@@ -1,6 +1,6 @@
 """What goes to a cluster: the run or study file as it will run, and the user's own modules that it names. Nothing else of the folder ever leaves it.
 
-The file that is shipped is made anew: overrides applied, every local path absolute, base runs beside it, templates and configs written out. So the parcel
+The file that is shipped is made anew: overrides applied, every local path absolute, base runs beside it, templates, configs and suites in place. So the parcel
 is a list of what may go, not of what may not: a ``.env``, a key or a row that lies beside the run file has no way into it.
 """
 
@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tunefleet.cluster.addresses import address_problem
 from tunefleet.cluster.errors import Refusal, RequestError, SettingsError
 from tunefleet.cluster.jobs import Parcel
 from tunefleet.cluster.settings import check
 from tunefleet.cluster.wheel import SHIPPED, module_files
 from tunefleet.cluster.yamlfile import read
-from tunefleet.trainers.chain import absolute
+from tunefleet.trainers.chain import absolute, absolute_path, placed
 from tunefleet.trainers.check import address_problems
+from tunefleet.trainers.evaluation.suite import read_suite
 from tunefleet.trainers.foreign import dotted_kinds
 from tunefleet.trainers.run import STAND_IN, RunFile, read_run
 from tunefleet.tuning.study import read_study
@@ -53,7 +56,7 @@ def parcel_of(
     shipped, more = _modules([*modules, *(name.partition(".")[0] for value in plain for _, name in dotted_kinds(value))])
     Refusal.raise_if([*problems, *more])
     assert parcel is not None
-    return Parcel(parcel.title, parcel.kind, parcel.output, parcel.words, {**shipped, **parcel.files}, parcel.grace_s)
+    return replace(parcel, files={**shipped, **parcel.files})
 
 
 def is_study(subject: str) -> bool:
@@ -67,72 +70,103 @@ Made = tuple[Parcel | None, list[dict[str, Any]], list[RequestError]]
 
 
 def _run(subject: str, overrides: Mapping[str, str], *, overwrite: bool, trust: bool) -> Made:
-    files, plain, problems = _shipped_runs(subject, overrides, "run.yaml", trust=trust)
-    if problems or not plain:
-        return None, plain, problems
-    run = RunFile.model_validate(plain[0])
-    words = ("train", "run.yaml", "--overwrite" if overwrite else "--resume=auto", "--address", "auto")
-    return Parcel(run.name, "run", run.output, words, files, run.failures.stop_timeout_s), plain, problems
-
-
-def _shipped_runs(subject: str, overrides: Mapping[str, str], name: str, *, trust: bool, above: tuple[str, ...] = ()) -> tuple[Any, Any, list[RequestError]]:
-    """The run file under its shipped name, and those that it stands on under theirs; the named one comes first in the plain values."""
     checked = read_run(subject, overrides, trust_code=trust)
     if checked.value is None or checked.problems:
-        return {}, [], checked.problems
-    if secret := address_problems(checked.value):
-        return {}, [], list(secret)
-    run = _written_out(absolute(checked.value))
-    base = run.model.name_or_path or ""
-    files: dict[str, bytes] = {}
-    others: list[dict[str, Any]] = []
-    if base.endswith((".yaml", ".yml")):
-        if base in above:
-            return (
-                {},
-                [],
-                [SettingsError("model.name_or_path: the runs stand on each other in a circle", got=" -> ".join((*above, base)), fix="break the circle")],
-            )
-        inner = f"base-{len(above) + 1}.yaml"
-        files, others, problems = _shipped_runs(base, {}, inner, trust=trust, above=(*above, base))
-        if problems:
-            return {}, [], problems
-        run = run.model_copy(update={"model": run.model.model_copy(update={"name_or_path": inner})})
-    plain = run.model_dump(mode="json")
-    return {**files, name: _text(plain)}, [plain, *others], []
+        return None, [], checked.problems
+    found = _with_bases(checked.value, trust=trust)
+    plain = found.run.model_dump(mode="json")
+    words = ("train", "run.yaml", "--overwrite" if overwrite else "--resume=auto", "--address", "auto")
+    parcel = Parcel(found.run.name, "run", found.run.output, words, {"run.yaml": _text(plain), **found.files}, found.run.failures.stop_timeout_s)
+    return parcel, [plain, *found.plain], found.problems
 
 
 def _study(subject: str, overrides: Mapping[str, str], *, overwrite: bool, trust: bool) -> Made:
-    found = read_study(subject, overrides, trust_code=trust)
-    if found.study is None or found.problems:
-        return None, [], found.problems
-    study = found.study
+    read = read_study(subject, overrides, trust_code=trust)
+    if read.study is None or read.problems:
+        return None, [], read.problems
+    study = read.study
     run = check(RunFile, study.run, STAND_IN)
     if run.value is None or run.problems:
         return None, [], [SettingsError(f"run: {p.what}", got=p.got, want=p.want, fix=p.fix) for p in run.problems]
-    if secret := address_problems(run.value):
-        return None, [], list(secret)
-    inner = _written_out(absolute(run.value)).model_dump(mode="json")
-    output = study.file.output if "://" in study.file.output else str(Path(study.file.output).expanduser().absolute())
+    if secret := address_problem("output", study.file.output):
+        return None, [], [secret]
+    found = _with_bases(run.value, trust=trust)
+    inner, output = found.run.model_dump(mode="json"), absolute_path(study.file.output)
     whole = study.file.model_copy(update={"run": inner, "output": output}).model_dump(mode="json")
-    words = ("tune", "study.yaml", *(("--overwrite",) if overwrite else ("--resume=auto",)), "--address", "auto")
+    words = ("tune", "study.yaml", "--overwrite" if overwrite else "--resume=auto", "--address", "auto")
     plain = {**{key: value for key, value in whole.items() if key != "run"}, **{f"run.{key}": value for key, value in inner.items()}}
-    return Parcel(study.file.name, "study", output, words, {"study.yaml": _text(whole)}, run.value.failures.stop_timeout_s), [plain, inner], []
+    parcel = Parcel(study.file.name, "study", output, words, {"study.yaml": _text(whole), **found.files}, run.value.failures.stop_timeout_s)
+    return parcel, [plain, inner, *found.plain], found.problems
 
 
-def _written_out(run: RunFile) -> RunFile:
-    """The run with the small texts that its paths name in their place: a chat template, a model's config."""
-    template, config = run.data.chat_template, run.model.config
-    if template is not None and len(template) < 4096 and Path(template).is_file():
-        template = Path(template).read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class _Shipped:
+    """A run as it is shipped; the files of the runs that it stands on, their plain values; and what is wrong with any of them."""
+
+    run: RunFile
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    plain: Sequence[dict[str, Any]] = ()
+    problems: list[RequestError] = field(default_factory=list)
+
+
+def _with_bases(run: RunFile, *, trust: bool, above: tuple[str, ...] = ()) -> _Shipped:
+    """The run with its paths absolute, its small texts in place, and the names under which the runs that it stands on are shipped."""
+    if secret := address_problems(run):  # nothing else is looked at: what is said of it names addresses
+        return _Shipped(run, problems=secret)
+    run, problems = _written_out(absolute(run), trust=trust)
+    base = run.model.name_or_path or ""
+    if not base.endswith((".yaml", ".yml")):
+        return _Shipped(run, problems=problems)
+    if base in above:
+        circle = " -> ".join((*above, base))
+        return _Shipped(run, problems=[SettingsError("model.name_or_path: the runs stand on each other in a circle", got=circle, fix="break the circle")])
+    checked = read_run(base, trust_code=trust)
+    if checked.value is None or checked.problems:
+        return _Shipped(run, problems=[*problems, *checked.problems])
+    found = _with_bases(checked.value, trust=trust, above=(*above, base))
+    name, plain = f"base-{len(above) + 1}.yaml", found.run.model_dump(mode="json")
+    mine = run.model_copy(update={"model": run.model.model_copy(update={"name_or_path": name})})
+    return _Shipped(mine, {name: _text(plain), **found.files}, [plain, *found.plain], [*problems, *found.problems])
+
+
+def _written_out(run: RunFile, *, trust: bool) -> tuple[RunFile, list[RequestError]]:
+    """The run with what its paths name in their place: a chat template, a model's config, a suite. And what is wrong with those."""
+    template, config, problems = run.data.chat_template, run.model.config, list[RequestError]()
+    if template is not None and "{" not in template:
+        try:
+            template = Path(template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            want = "text with {{ ... }}, or a file of it"
+            problems.append(
+                SettingsError("data.chat_template: neither a template nor the path of one", got=f"{template} ({error})", want=want, fix="correct it")
+            )
     if isinstance(config, str) and (path := Path(config) / "config.json" if Path(config).is_dir() else Path(config)).is_file():
         config = json.loads(path.read_text(encoding="utf-8"))
+    suite, of_suite = _suite(run.evaluation.suite, trust=trust)
     return run.model_copy(
         update={
             "data": run.data.model_copy(update={"chat_template": template}),
             "model": run.model.model_copy(update={"config": config}),
+            "evaluation": run.evaluation.model_copy(update={"suite": suite}),
         }
-    )
+    ), [*problems, *of_suite]
+
+
+def _suite(given: str | dict[str, Any] | None, *, trust: bool) -> tuple[dict[str, Any] | None, list[RequestError]]:
+    """What stands in a suite file, with its paths absolute, and what is wrong with it."""
+    if given is None:
+        return None, []
+    read = read_suite(given, trust_code=trust)
+    suite = read.value
+    if suite is None or read.problems:
+        return None, [SettingsError(f"evaluation.suite: {p.what}", got=p.got, want=p.want, fix=p.fix) for p in read.problems]
+    named = [(f"sets.{name}.sources.{i}.path", source.path) for name, one in suite.sets.items() for i, source in enumerate(one.sources)]
+    secrets = [found for key, text in [*named, ("store", suite.store or "")] if (found := address_problem(f"evaluation.suite.{key}", text))]
+    if secrets:
+        return None, list(secrets)
+    sets = {name: one.model_copy(update={"sources": [placed(source) for source in one.sources]}) for name, one in suite.sets.items()}
+    store = suite.store and absolute_path(suite.store)
+    return suite.model_copy(update={"sets": sets, "store": store}).model_dump(mode="json"), []
 
 
 def place_problems(plain: Sequence[Mapping[str, Any]], shared: Sequence[str]) -> list[RequestError]:
@@ -148,7 +182,7 @@ def place_problems(plain: Sequence[Mapping[str, Any]], shared: Sequence[str]) ->
     return problems
 
 
-_PLACES = ("output", "store", "path", "name_or_path", "init_from", "folder")
+_PLACES = ("output", "store", "path", "name_or_path", "init_from", "tracking_uri", "folder")
 """Keys whose values may be paths."""
 
 

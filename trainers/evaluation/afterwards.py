@@ -21,9 +21,10 @@ def score_suite(run: RunFile, storage: Storage, say: Callable[[str], None], *, a
     ``alone``: on this machine, so in this process unless the suite names actors; else by one actor of the cluster, or as many as it names. The run is done by
     then: what goes wrong is an event, and spoils nothing of it.
     """
-    name, events = run.evaluation.suite, Events(storage)
-    if name is None:
+    given, events = run.evaluation.suite, Events(storage)
+    if given is None:
         return
+    name = given if isinstance(given, str) else str(given.get("name", "suite"))
     if storage.exists(SUITE):
         if read_suite(storage).get("checkpoint") == digest(storage, read_done(storage)["weights"]):
             return
@@ -33,7 +34,7 @@ def score_suite(run: RunFile, storage: Storage, say: Callable[[str], None], *, a
 
     try:
         with events.during("suite", "evaluation", "finishing", suite=name):
-            suite = load_suite(name)
+            suite = load_suite(given)
             found = evaluate(run.output, run, suite=suite, actors=suite.actors or (0 if alone else 1), say=say)
             write_suite(storage, found)
     except Exception as error:  # noqa: BLE001 - the run is done, whatever a model or a stranger's code raises now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -12,7 +12,7 @@ from tunefleet.cluster.addresses import address_problem
 from tunefleet.cluster.errors import DataError, Refusal, RequestError, SettingsError
 from tunefleet.cluster.plugins import Plugin
 from tunefleet.cluster.settings import Checked, Settings, check
-from tunefleet.cluster.yamlfile import read
+from tunefleet.cluster.yamlfile import Document, read
 from tunefleet.data.settings import Data, Mixture, Quality, Source
 from tunefleet.trainers.foreign import refuse_code
 from tunefleet.trainers.run import METRICS, Answers, Resources, RunFile
@@ -50,10 +50,16 @@ class Suite(Settings):
 STAND_IN = {"sets": {"unknown": {"sources": [{"path": "unknown"}]}}}
 
 
-def read_suite(suite: Suite | str | Path, *, trust_code: bool = False) -> Checked[Suite]:
-    """Read a suite file, or take one that was made in Python; collect everything that is wrong with its text. ``trust_code``: see read_run."""
+Given = Suite | Mapping[str, Any] | str | Path
+"""A suite, what stands in the file of one, or its path."""
+
+
+def read_suite(suite: Given, *, trust_code: bool = False) -> Checked[Suite]:
+    """Read a suite file, or take what was given in its place; collect everything that is wrong with its text. ``trust_code``: see read_run."""
     if isinstance(suite, Suite):
         return Checked(suite, [])
+    if isinstance(suite, Mapping):
+        return check(Suite, Document(suite, "evaluation.suite"), STAND_IN)
     try:
         document = read(suite)
     except SettingsError as error:
@@ -63,7 +69,7 @@ def read_suite(suite: Suite | str | Path, *, trust_code: bool = False) -> Checke
     return check(Suite, document, STAND_IN)
 
 
-def load_suite(suite: Suite | str | Path, *, trust_code: bool = False) -> Suite:
+def load_suite(suite: Given, *, trust_code: bool = False) -> Suite:
     """A suite with rows and metrics. Raises the problem, or a Refusal with all of them: of its text, its files, its metrics. No model is looked at."""
     checked = read_suite(suite, trust_code=trust_code)
     Refusal.raise_if(_all_problems(checked))
@@ -71,9 +77,9 @@ def load_suite(suite: Suite | str | Path, *, trust_code: bool = False) -> Suite:
     return checked.value
 
 
-def problems_of(path: str) -> list[RequestError]:
-    """Everything that is wrong with a suite file."""
-    return _all_problems(read_suite(path))
+def problems_of(suite: Given) -> list[RequestError]:
+    """Everything that is wrong with a suite."""
+    return _all_problems(read_suite(suite))
 
 
 def _all_problems(checked: Checked[Suite]) -> list[RequestError]:

@@ -34,6 +34,7 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Check what can be checked from here, ship it, and print the job's id on stdout."""
     if options.kubernetes:
         return kubernetes.submit(options, settings)
+    Refusal.raise_if(kubernetes.unfit_options(options))
     from tunefleet.cluster.jobs import follow, head_problems, is_here, job, nodes, submit
     from tunefleet.tuning.submission import parcel_of
 
