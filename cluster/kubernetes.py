@@ -40,7 +40,7 @@ class Workers:
 class Job:
     """One run as a job. ``files``: name -> text, at ``MOUNT``, where the command starts; ``command``: words of letters, digits and ``./:=,@+-``.
 
-    Python files among them are modules that a run names: every pod has them, and finds them on its Python path.
+    Where there are several every pod has them; Python files among them are modules that a run names, and found on the Python path.
     ``image`` and ``namespace`` replace those of the overlay where they are given; ``workers`` sets how many pods start with the cluster.
     """
 
@@ -118,7 +118,7 @@ def _ray_job(cluster: Manifest, job: Job, namespace: str) -> Manifest:
         choice.group["replicas"] = choice.pods  # the operator hands the command over once they all run
     submitter = _submitter(head["template"])
     modules = any(name.endswith(".py") for name in job.files)
-    for pod in pods if modules else pods[:1]:
+    for pod in pods if len(job.files) > 1 else pods[:1]:  # the drivers of a study's trials live on workers, and read what its run stands on
         _mount_files(pod["spec"], job, modules=modules)
     queue = cluster["metadata"].get("annotations", {}).get(QUEUE)
     metadata = _metadata(job.name, namespace)

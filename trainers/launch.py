@@ -218,7 +218,7 @@ def raise_if_stopped(claims: Sequence[Claim]) -> None:
         if not held.storage.exists(DONE):
             step = newest_step(held.storage)
             by = next((by for one in claims if (by := asked_to_stop(one.storage, one.fence))), "nobody")
-            fix = "--resume goes on from there" if step else "nothing was trained yet: --resume=auto starts anew"
+            fix = "--resume (a job: submit it again) goes on from there" if step else "nothing was trained yet: --resume=auto starts anew"
             raise Stopped(f"{held.run.name}: stopped on request", got=f"{by}; saved at step {step}" if step else by, fix=fix)
 
 

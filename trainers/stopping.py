@@ -1,4 +1,4 @@
-"""Stopping a run from outside: a note in its output asks for it, the workers save at the next step boundary, and nothing is lost."""
+"""Stopping a run or a study from outside: a note in its output asks for it, the workers save at the next step boundary, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ _POLL_S, _REMOTE_POLL_S = 0.25, 2.0
 
 
 def ask_to_stop(storage: Storage, by: str) -> bool:
-    """Ask the run that holds an output now to save and end; False when nobody holds it. ``by`` is for people."""
+    """Ask the run or the study that holds an output now to save and end; False when nobody holds it. ``by`` is for people."""
     held = lease.holder(storage, LEASE)
     if held is None:
         return False
@@ -45,13 +45,13 @@ def asked_to_stop(storage: Storage, fence: int) -> str | None:
 class StopWatch:
     """Ends the loop at the next step boundary once one of some outputs, each held with its fence, is asked to stop.
 
-    Only the rank that ``looks`` reads the storage, from a thread. A context manager.
+    Only the rank that ``looks`` reads the storage, from a thread, in which ``then`` is called once. A context manager.
     """
 
-    def __init__(self, outputs: Sequence[tuple[Storage, int]], *, looks: bool) -> None:
+    def __init__(self, outputs: Sequence[tuple[Storage, int]], *, looks: bool, then: Callable[[], None] = lambda: None) -> None:
         self.by: str | None = None
         """Who asked."""
-        self._outputs, self._looks, self._done = outputs, looks, threading.Event()
+        self._outputs, self._looks, self._then, self._done = outputs, looks, then, threading.Event()
         self._thread = threading.Thread(target=self._follow, name="stop", daemon=True)
 
     def __enter__(self) -> StopWatch:
@@ -75,3 +75,4 @@ class StopWatch:
             self.by = next((by for storage, fence in self._outputs if (by := asked_to_stop(storage, fence))), None)
             if self._done.wait(pause_s):
                 return
+        self._then()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from tunefleet.cluster.errors import PreflightError, Refusal, RequestError, SettingsError, TunefleetError
-from tunefleet.cluster.kubernetes import Job, Manifest, Workers, job_manifests, job_name, owned_by
+from tunefleet.cluster.kubernetes import OWNER, Job, Manifest, Workers, job_manifests, job_name, owned_by
 from tunefleet.tuning.arguments import Option, whole_number
 from tunefleet.tuning.printing import print_json, print_text, remark
 
@@ -67,8 +67,23 @@ def submit(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
         print_json({"rayjob": job.name, "namespace": namespace})
     else:
         print_text(job.name)
-    remark(f"kubectl -n {namespace} get rayjob {job.name}; kubectl -n {namespace} logs -f job/{job.name}")
+    for text in afterwards(job.name, namespace, parcel.output):
+        remark(text)
     return 0
+
+
+def afterwards(name: str, namespace: str, output: str) -> list[str]:
+    """What follows a RayJob, and what ends it: kubectl, since the job is Kubernetes' own. A run that was asked to stop counts as failed there: no new try."""
+    from tunefleet.cluster.storage import is_remote
+
+    kubectl = f"kubectl -n {namespace}"
+    head = f"$({kubectl} get pod -l {OWNER}={name},ray.io/node-type=head -o name)"
+    stop = f"tunefleet stop {output}" if is_remote(output) else f'{kubectl} exec "{head}" -- tunefleet stop {output}'
+    return [
+        f"how it stands: {kubectl} get rayjob {name}; its words: {kubectl} logs -f job/{name}",
+        f"""stop, a checkpoint first: {kubectl} patch rayjob {name} --type merge -p '{{"spec":{{"backoffLimit":0}}}}' && {stop}""",
+        f"remove, with its cluster: {kubectl} delete rayjob {name}; what its output holds stays, and submitting again goes on from there",
+    ]
 
 
 def unfit_options(options: argparse.Namespace) -> list[RequestError]:
@@ -95,6 +110,9 @@ def job_of(parcel: Parcel, suffix: str, *, namespace: str = "", image: str = "",
     study = parcel.words[0] == "tune"
     scaling = (plain["run"] if study else plain)["scaling"]
     abreast = plain["budget"]["concurrent_trials"] if study else 1
+    if abreast is None:
+        fix = "set budget.concurrent_trials"
+        raise SettingsError("budget.concurrent_trials: is not set", got="null", want="trials at a time, for which the job's cluster is made", fix=fix)
     workers = Workers(scaling["num_workers"] * abreast, scaling["cpus_per_worker"], scaling["use_gpu"])
     name = job_name(parcel.title, suffix)
     return Job(name, ("tunefleet", *parcel.words), files, namespace=namespace, image=image, workers=workers, retries=retries)

@@ -27,6 +27,8 @@ from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.output import Resume
 from tunefleet.trainers.plan.fit import memory_warnings
 from tunefleet.trainers.run import RunFile
+from tunefleet.trainers.stage import STOP
+from tunefleet.trainers.stopping import StopWatch
 from tunefleet.tuning.catchup import missing_lines
 from tunefleet.tuning.console import StudyConsole
 from tunefleet.tuning.goal import value_of
@@ -81,13 +83,13 @@ def tune_study(
     with ExitStack() as stack:
         storage = open_storage(study.file.output)
         console = stack.enter_context(StudyConsole(study.file.metric, study.file.mode))
-        stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
+        fence = stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
         spent_s = spent_before(storage)
         earlier = caught_up(storage, study.file.metric)
         storage.put(STUDY, yaml.safe_dump(study.as_it_ran().model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
         stack.callback(report_of_study, storage, console.say)  # once it is noted how the study ended, well or badly
         book = stack.enter_context(told(storage))
-        trials = _run(study, storage, earlier, spent_s, address, console, book)
+        trials = _run(study, storage, fence, earlier, spent_s, address, console, book)
         write_best(study, storage, trials)
         console.outcome(trials, storage.address, spent_before(storage))
     return result_of(study, storage, trials)
@@ -114,8 +116,8 @@ def caught_up(storage: Storage, metric: str) -> list[TrialLine]:
 
 
 @contextmanager
-def held(storage: Storage, study: Study, *, resume: Resume, overwrite: bool) -> Iterator[None]:
-    """Hold the study's output. Raises OutputError where it exists and nobody said what to do with it, or where another study runs there."""
+def held(storage: Storage, study: Study, *, resume: Resume, overwrite: bool) -> Iterator[int]:
+    """Hold the study's output, with this fence. Raises OutputError where it exists and nobody said what to do with it, or where another study runs there."""
     if resume and overwrite:
         raise OutputError("resume and overwrite exclude each other", fix="--resume goes on, --overwrite starts anew")
     mine = lease.Lease.acquire(storage, LEASE, holder=study.file.name)
@@ -128,8 +130,9 @@ def held(storage: Storage, study: Study, *, resume: Resume, overwrite: bool) -> 
             raise OutputError("output: nothing to resume", got=study.file.output, want="a study that has begun", fix="leave --resume out")
         if overwrite and exists:
             clear(storage)
+        storage.delete(STOP)
         try:
-            yield
+            yield mine.fence
         except RequestError:
             if not has_lines(storage, TRIALS):  # nothing was begun: the mended request needs no --overwrite
                 clear(storage)
@@ -174,7 +177,7 @@ def told(storage: Storage) -> Iterator[Events]:
 
 
 def _run(
-    study: Study, storage: Storage, earlier: list[TrialLine], spent_s: float, address: str | None, console: StudyConsole, events: Events
+    study: Study, storage: Storage, fence: int, earlier: list[TrialLine], spent_s: float, address: str | None, console: StudyConsole, events: Events
 ) -> Mapping[str, TrialLine]:
     from tunefleet.cluster.leftovers import remove_orphans
     from tunefleet.cluster.session import connect, owns_cluster, set_environment
@@ -207,13 +210,14 @@ def _run(
         try:
             from tunefleet.tuning.raytune import run_trials
 
-            with graceful(keeper.leave, base.failures.stop_timeout_s):
+            with graceful(keeper.leave, base.failures.stop_timeout_s), StopWatch([(storage, fence)], looks=True, then=keeper.leave) as asked:
                 run_trials(plan, keeper, scheduler, concurrent=room.concurrent)
         finally:
             keeper.close()
             remove_orphans()
         if keeper.leaving:
-            raise Stopped(f"{study.file.name}: stopped on request", got="SIGTERM to the driver; its trials have saved", fix="--resume goes on with them")
+            got = f"{asked.by or 'SIGTERM to the driver'}; its trials have saved"
+            raise Stopped(f"{study.file.name}: stopped on request", got=got, fix="the same again with --resume (a job: submit it again) goes on with them")
         return keeper.trials
 
 

@@ -117,6 +117,8 @@ def _with_bases(run: RunFile, *, trust: bool, above: tuple[str, ...] = ()) -> _S
     base = run.model.name_or_path or ""
     if not base.endswith((".yaml", ".yml")):
         return _Shipped(run, problems=problems)
+    name = f"base-{len(above) + 1}.yaml"
+    run = run.model_copy(update={"model": run.model.model_copy(update={"name_or_path": name})})
     if base in above:
         circle = " -> ".join((*above, base))
         return _Shipped(run, problems=[SettingsError("model.name_or_path: the runs stand on each other in a circle", got=circle, fix="break the circle")])
@@ -124,9 +126,8 @@ def _with_bases(run: RunFile, *, trust: bool, above: tuple[str, ...] = ()) -> _S
     if checked.value is None or checked.problems:
         return _Shipped(run, problems=[*problems, *checked.problems])
     found = _with_bases(checked.value, trust=trust, above=(*above, base))
-    name, plain = f"base-{len(above) + 1}.yaml", found.run.model_dump(mode="json")
-    mine = run.model_copy(update={"model": run.model.model_copy(update={"name_or_path": name})})
-    return _Shipped(mine, {name: _text(plain), **found.files}, [plain, *found.plain], [*problems, *found.problems])
+    plain = found.run.model_dump(mode="json")
+    return _Shipped(run, {name: _text(plain), **found.files}, [plain, *found.plain], [*problems, *found.problems])
 
 
 def _written_out(run: RunFile, *, trust: bool) -> tuple[RunFile, list[RequestError]]:

@@ -1,6 +1,5 @@
 """A run as a RayJob: strictly valid for Kubernetes and the operator whatever the overlay, one cluster of its own, nothing secret, nothing lost on the way."""
 
-import argparse
 import json
 import os
 
@@ -12,9 +11,12 @@ from manifests import PROJECT, SCHEMAS, problems
 from networkpolicies import Peer, allowed, selects
 
 from tunefleet.cluster.errors import PreflightError, Refusal, SettingsError, TunefleetError
+from tunefleet.cluster.jobs import Parcel
 from tunefleet.cluster.kubernetes import LONGEST_NAME, MOUNT, OWNER, Job, Workers, job_manifests, job_name, owned_by
 from tunefleet.trainers.run import RunFile
-from tunefleet.tuning.kubernetes import job_of, overlay, shared_folders, submit
+from tunefleet.tuning.arguments import parser_of
+from tunefleet.tuning.commands.submit import VERB
+from tunefleet.tuning.kubernetes import afterwards, job_of, overlay, shared_folders, submit
 from tunefleet.tuning.submission import parcel_of
 
 OVERLAYS = {name: render(PROJECT / "k8s" / path) for name, path in {"base": "base", **{n: f"overlays/{n}" for n in ("dev", "fleet", "kueue")}}.items()}
@@ -260,6 +262,25 @@ output: s3://bucket/studies/a
     assert job.workers == Workers(6)
 
 
+def test_a_study_of_no_given_breadth_is_refused_since_its_cluster_is_made_for_it(tmp_path):
+    text = f"run: {write(tmp_path)}\nspace: {{training.learning_rate: {{choice: [1.0e-4, 1.0e-3]}}}}\noutput: s3://bucket/studies/a\n"
+    with pytest.raises(SettingsError, match=r"budget\.concurrent_trials: is not set"):
+        job_from(write(tmp_path, text, "sweep.yaml"))
+
+
+def test_a_module_in_another_encoding_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be shipped"):
+        job_of(Parcel("a", "run", "s3://b/a", COMMAND[1:], {"run.yaml": RUN.encode(), "mine.py": "# ä".encode("latin-1")}), "ab12cd")
+
+
+def test_what_a_studys_run_stands_on_is_on_every_pod():
+    rendered = job_manifests(OVERLAYS["fleet"], Job("a", ("tunefleet", "tune", "study.yaml"), {"study.yaml": "", "base-1.yaml": ""}))
+    spec, head = parts(rendered)
+    for pod in (head, *(group["template"] for group in spec["workerGroupSpecs"])):
+        assert [volume["configMap"]["name"] for volume in pod["spec"]["volumes"] if "configMap" in volume] == ["a"]
+        assert "PYTHONPATH" not in {variable["name"] for variable in pod["spec"]["containers"][0]["env"]}
+
+
 def test_modules_reach_every_pod_under_their_own_names():
     rendered = job_manifests(OVERLAYS["fleet"], Job("a", COMMAND, {"run.yaml": "", "mylab/__init__.py": "", "mylab/kto.py": "x = 1\n"}))
     spec, head = parts(rendered)
@@ -284,19 +305,20 @@ def test_the_example_is_what_its_run_becomes():
     assert kept == rendered
 
 
-def options(subject, place="base", *, dry_run=False, overwrite=False):
-    given = {"namespace": "", "image": "", "retries": 1, "dry_run": dry_run, "overwrite": overwrite, "shared": None, "module": None}
-    return argparse.Namespace(subject=subject, kubernetes=True, overlay=place, json=False, trust_code=False, **given)
+def options(subject, *words):
+    """What the command line makes of these words."""
+    return parser_of("submit", VERB, "").parse_args([subject, "--kubernetes", *words])
 
 
 def test_paths_of_this_machine_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="does not see this machine's files"):
-        submit(options(write(tmp_path, RUN.replace("s3://bucket/rows.jsonl", str(tmp_path / "rows.jsonl"))), dry_run=True), {})
+        submit(options(write(tmp_path, RUN.replace("s3://bucket/rows.jsonl", str(tmp_path / "rows.jsonl"))), "--dry-run"), {})
 
 
-def test_a_job_that_may_be_tried_again_does_not_begin_anew(tmp_path):
-    with pytest.raises(SettingsError, match="--overwrite"):
-        submit(options(write(tmp_path), overwrite=True), {})
+@pytest.mark.parametrize("words", [["--overwrite"], ["--address", "http://x:8265"], ["--follow"], ["--spot-head"]], ids=lambda words: words[0])
+def test_options_of_a_cluster_that_runs_already_are_refused(tmp_path, words):
+    with pytest.raises(SettingsError, match=f"{words[0]}: not with --kubernetes"):
+        submit(options(write(tmp_path), *words), {})
 
 
 def test_a_wrong_run_file_is_refused_before_anything_is_asked(tmp_path):
@@ -305,7 +327,7 @@ def test_a_wrong_run_file_is_refused_before_anything_is_asked(tmp_path):
 
 
 def test_a_dry_run_prints_what_would_be_applied(tmp_path, capsys):
-    assert submit(options(write(tmp_path), dry_run=True), {}) == 0
+    assert submit(options(write(tmp_path), "--dry-run"), {}) == 0
     printed = list(yaml.safe_load_all(capsys.readouterr().out))
     assert [manifest["kind"] for manifest in printed] == ["RayJob", "ConfigMap", "PodDisruptionBudget", "NetworkPolicy", "NetworkPolicy"]
     assert {manifest["metadata"]["namespace"] for manifest in printed} == {"tunefleet"}
@@ -354,7 +376,17 @@ def test_the_job_is_made_first_and_owns_the_rest(kubectl, capsys):
     assert [manifest["kind"] for manifest in first] == ["RayJob"]
     assert {manifest["metadata"]["ownerReferences"][0]["uid"] for manifest in second} == {"u-1"}
     assert {"ConfigMap", "NetworkPolicy"} <= {manifest["kind"] for manifest in second}
-    assert capsys.readouterr().out.strip() == first[0]["metadata"]["name"]
+    name = first[0]["metadata"]["name"]
+    out, err = capsys.readouterr()
+    assert out.strip() == name
+    assert f"kubectl -n tunefleet logs -f job/{name}" in err
+    assert f'kubectl -n tunefleet patch rayjob {name} --type merge -p \'{{"spec":{{"backoffLimit":0}}}}\' && tunefleet stop s3://bucket/runs/a' in err
+    assert f"kubectl -n tunefleet delete rayjob {name}" in err
+
+
+def test_a_run_whose_output_lies_in_the_cluster_is_stopped_from_inside():
+    [_, stop, _] = afterwards("a-1", "tunefleet", "/shared/runs/a")
+    assert f'exec "$(kubectl -n tunefleet get pod -l {OWNER}=a-1,ray.io/node-type=head -o name)" -- tunefleet stop /shared/runs/a' in stop
 
 
 def test_what_kubectl_says_is_handed_on(kubectl, monkeypatch):

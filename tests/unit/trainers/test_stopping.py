@@ -34,13 +34,15 @@ def test_nobody_is_asked_where_nobody_runs(storage):
 
 def test_the_rank_that_looks_ends_the_loop(storage):
     held = Lease.acquire(storage, LEASE, holder="first")
+    told = []
     base = (open_storage(f"{storage.address}/base"), 1)  # of a chain: the run that was named speaks for all
-    with StopWatch([base, (storage, held.fence)], looks=True) as looking, StopWatch([(storage, held.fence)], looks=False) as blind:
+    with StopWatch([base, (storage, held.fence)], looks=True, then=lambda: told.append(1)) as looking, StopWatch([(storage, held.fence)], looks=False) as blind:
         assert not looking.wants_stop()
         ask_to_stop(storage, "somebody")
         looking._thread.join(30)
         assert looking.wants_stop()
         assert not blind.wants_stop()
+        assert told == [1]
     held.release()
 
 

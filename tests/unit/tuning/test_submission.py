@@ -5,9 +5,10 @@ import sys
 import pytest
 import yaml
 
-from tunefleet.cluster.errors import Refusal, SettingsError
+from tunefleet.cluster.errors import Refusal, RequestError, SettingsError
 from tunefleet.cluster.jobs import Node, head_problems, is_here
 from tunefleet.cluster.session import spot_warning
+from tunefleet.trainers.evaluation.suite import read_suite
 from tunefleet.trainers.run import RunFile
 from tunefleet.tuning.cli import main
 from tunefleet.tuning.submission import is_study, local_paths, parcel_of
@@ -25,6 +26,15 @@ from tunefleet.cluster.settings import Settings
 class Kto:
     class Config(Settings):
         kind: str = "mylab.kto"
+"""
+
+
+METRIC = """
+from tunefleet.cluster.settings import Settings
+
+class Score:
+    class Config(Settings):
+        kind: str = "mylab.score"
 """
 
 
@@ -123,9 +133,97 @@ def test_a_study_is_one_file_with_its_run_in_place(folder):
     assert "mylab/kto.py" in parcel.files
 
 
-def test_a_secret_in_an_address_is_refused_unseen(folder):
+SUITE = {"name": "exams", "sets": {"sums": {"sources": [{"path": "s3://bucket/sums.jsonl"}]}}}
+
+
+def suite_of(folder, place="s3://bucket/sums.jsonl", **sections):
+    (folder / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "sets": {"sums": {"sources": [{"path": place}]}}, **sections}))
+    return {"evaluation": {"suite": "suite.yaml"}}
+
+
+def test_a_suite_goes_along_in_its_place_with_the_modules_that_it_names(folder):
+    (folder / "mylab" / "score.py").write_text(METRIC)
+    named = suite_of(folder, metrics=["loss", "mylab.score"], store="s3://bucket/suites")
+    parcel = far(written(folder, **named))
+    assert sorted(parcel.files) == ["mylab/__init__.py", "mylab/kto.py", "mylab/score.py", "run.yaml"]
+    suite = read_suite(RunFile.model_validate(yaml.safe_load(parcel.files["run.yaml"])).evaluation.suite).value
+    assert (suite.name, list(suite.sets), suite.store) == ("exams", ["sums"], "s3://bucket/suites")
+    assert suite == read_suite("suite.yaml").value
+    assert not any(b"canary" in content for content in parcel.files.values())
+
+
+def test_the_rows_of_a_suite_are_files_of_this_machine_too(folder):
+    subject = written(folder, **suite_of(folder, "rows.jsonl"))
+    with pytest.raises(SettingsError, match=r"evaluation\.suite\.sets\.sums\.sources\.0\.path"):
+        far(subject)
+    shipped = yaml.safe_load(far(subject, here=True).files["run.yaml"])
+    assert shipped["evaluation"]["suite"]["sets"]["sums"]["sources"][0]["path"] == str(folder / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [({"sets": {}}, "sets"), ({"setz": 1}, "setz"), ({"sets": {"a": {"sources": [{"path": "s3://me:canary@b/x"}]}}}, "sources.0.path")],
+    ids=["no-sets", "misspelt", "secret"],
+)
+def test_a_wrong_suite_is_refused_with_its_own_words(folder, suite, said):
+    (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    with pytest.raises(RequestError, match=r"evaluation\.suite") as refused:
+        far(written(folder, evaluation={"suite": "suite.yaml"}))
+    assert said in str(refused.value)
+    assert "canary" not in str(refused.value)
+    (folder / "suite.yaml").unlink()
+    with pytest.raises(SettingsError, match=r"evaluation\.suite"):
+        far(written(folder, evaluation={"suite": "suite.yaml"}))
+
+
+def test_a_template_that_is_not_there_is_refused(folder):
+    with pytest.raises(SettingsError, match=r"data\.chat_template"):
+        far(written(folder, data={**RUN["data"], "chat_template": "chat.jinja"}))
+
+
+def test_no_place_of_a_run_file_is_forgotten(folder):
+    """Each of them a folder of this machine, and the cluster elsewhere: every one is said."""
+    here = str(folder / "somewhere")
+    data = {"train": [{"path": here}], "holdout": [{"path": here}], "store": here, "replay": {"store": here, "ratio": 0.1}}
+    places = {"model": {"name_or_path": here, "tokenizer": {"name_or_path": here}}, "data": data, "output": here, **suite_of(folder, here, store=here)}
+    with pytest.raises(Refusal) as refused:
+        far(written(folder, **places, logging={"trackers": [{"kind": "mlflow", "tracking_uri": here}]}))
+    named = {problem.what.partition(": ")[0] for problem in refused.value.problems}
+    suite = {"evaluation.suite.store", "evaluation.suite.sets.sums.sources.0.path"}
+    rows = {"data.train.0.path", "data.holdout.0.path", "data.store", "data.replay.store"}
+    assert named == {"model.name_or_path", "model.tokenizer.name_or_path", "output", "logging.trackers.0.tracking_uri", *rows, *suite}
+    with pytest.raises(SettingsError, match=r"model\.init_from"):
+        far(written(folder, model={"init_from": here}))
+
+
+def test_a_studys_run_takes_along_what_it_stands_on_and_its_suite(folder):
+    written(folder, "base.yaml", export={"merge": True}, output="s3://bucket/base")
+    written(folder, model={"name_or_path": "base.yaml"}, **suite_of(folder))
+    study = {"run": "run.yaml", "space": {"training.learning_rate": {"choice": [1e-4, 1e-3]}}, "output": "s3://bucket/study"}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    parcel = far(str(folder / "study.yaml"))
+    assert sorted(parcel.files) == ["base-1.yaml", "study.yaml"]
+    inner = yaml.safe_load(parcel.files["study.yaml"])["run"]
+    assert inner["model"]["name_or_path"] == "base-1.yaml"
+    assert inner["evaluation"]["suite"]["name"] == "exams"
+    assert yaml.safe_load(parcel.files["base-1.yaml"])["output"] == "s3://bucket/base"
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--namespace", "x"], ["--image", "x"], ["--overlay", "x"], ["--retries", "1"]], ids=lambda words: words[0])
+def test_an_option_that_would_be_ignored_is_refused(folder, capsys, words):
+    assert main(["submit", written(folder), *words]) == 2
+    assert f"{words[0]}: only with --kubernetes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["run", "study"])
+def test_a_secret_in_an_address_is_refused_unseen(folder, place):
+    subject = written(folder, output="s3://me:canary@bucket/out")
+    if place == "study":
+        written(folder)
+        (folder / "study.yaml").write_text(yaml.safe_dump({"run": "run.yaml", "space": {}, "output": "s3://me:canary@bucket/out"}))
+        subject = str(folder / "study.yaml")
     with pytest.raises(SettingsError) as refused:
-        far(written(folder, output="s3://me:canary@bucket/out"))
+        far(subject)
     assert "canary" not in str(refused.value)
 
 
