@@ -1,4 +1,4 @@
-"""A cluster that somebody started by hand, with a token: a run is submitted to it, goes on where it stood, is followed and stopped; no secret gets out."""
+"""A cluster that somebody started by hand, with a token: a run or study is submitted, goes on where it stood, is followed and stopped; no secret gets out."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import jobcluster
 import pytest
 import yaml
+from livestudies import small_study, trial_events, trial_lines, trials, written
 from processes import until
 from raymetadata import metadata
 from runs import curve, events, lines, small_run, train_on_gang
@@ -139,3 +140,60 @@ def test_a_submitted_run_goes_on_where_it_stood_saves_when_it_is_stopped_and_let
     assert leaks == []
     assert CANARY not in known
     assert head.token not in known
+
+
+@pytest.mark.slow
+def test_a_submitted_study_follows_stops_and_goes_on_with_what_is_finished_kept(tunefleet, lab, tmp_path):
+    study = small_study(
+        tmp_path,
+        [],
+        run={
+            "objective": {"kind": "mylab.mine"},
+            "checkpoint": {"every_steps": None},
+            "evaluation": {"every_steps": 4, "placement": "actors", "actors": 1, "samples": {"number": 0}},
+            "export": {"at_end": False},
+            "scaling": {"num_workers": 1},
+        },
+        space={"training.max_steps": {"choice": [4, 100_000]}},  # the second is surely not done when it is stopped
+        budget={"concurrent_trials": 1},
+    )
+    written(study, lab)
+    first, second = (open_storage(f"{study.output}/trials/{name}") for name in ("00000", "00001"))
+
+    def reached(step):
+        return any(line["step"] > step for line in trial_lines(study, "00001"))
+
+    code, out, err = tunefleet("submit", "study.yaml")
+    assert code == 0, err
+    assert "shipped tunefleet, study.yaml, mylab; output" in err
+    job = out.strip()
+    until(lambda: reached(6), timeout_s=580)
+    done = first.read("events.jsonl")
+    assert first.exists("done.json")
+    assert tunefleet("submit", "study.yaml")[0] == 2
+    assert tunefleet("stop", job)[1].split() == [job, "STOPPED"]
+    code, out, _ = tunefleet("logs", job, "--follow")
+    assert code == 143
+    assert "stopped on request" in out
+    saved = newest_step(second)
+    began = [line["step"] for line in trial_lines(study, "00001")]
+    assert began == list(range(1, saved + 1))
+    finished = trials(study)["00000"]
+    assert (finished.status, finished.step) == ("finished", 4)
+    assert finished.metrics["loss"] > 0
+    assert json.loads(tunefleet("jobs", "--json")[1])[0]["kind"] == "study"
+    told = json.loads(tunefleet("status", study.output, "--json")[1])
+    assert told["trials"]["finished"] == 1
+
+    code, out, err = tunefleet("submit", "study.yaml")
+    assert code == 0, err
+    again = out.strip()
+    until(lambda: reached(saved + 2), timeout_s=580)
+    assert tunefleet("stop", study.output)[0] == 0  # without the cluster: a note in the output
+    code, out, _ = tunefleet("logs", again, "--follow")
+    assert code == 143
+    assert "tunefleet stop; its trials have saved" in out
+    assert first.read("events.jsonl") == done
+    assert [e["step"] for e in trial_events(study, "00001") if e["event"] == "resumed"] == [saved]
+    assert [line["step"] for line in trial_lines(study, "00001")] == list(range(1, newest_step(second) + 1))
+    assert newest_step(second) > saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,13 +57,15 @@ def memory_warnings(run: RunFile, known: Model, *, at_once: int = 1) -> list[str
     ``known`` is the model that can be looked at now. A run that passes may still be too large: the worker's rehearsal and ``tunefleet plan`` count activations.
     """
     from tunefleet.cluster.errors import RequestError
-    from tunefleet.trainers.models import equipped, skeleton
+    from tunefleet.trainers.models import skeleton
     from tunefleet.trainers.plan.work import sizes_of
 
     try:
-        sizes = sizes_of(equipped(skeleton(known), run))
+        sizes = sizes_of(skeleton(known))
     except RequestError:
         return []  # whoever builds the model says what is wrong with it
+    if run.peft.kind != "full":
+        sizes = replace(sizes, trained=0)  # adapters are a few percent of the least that is held, and to make them takes longer than all else here
     return too_small(run, sizes, host=free_host(), device=smallest_gpu() if run.scaling.use_gpu else None, at_once=at_once)
 
 
@@ -70,7 +73,7 @@ def too_small(run: RunFile, sizes: Sizes, *, host: int | None, device: int | Non
     """What does not fit into ``host`` bytes of free memory, and ``device`` bytes of a GPU; None is not known."""
     on_device, on_host = floor_bytes(run, sizes)
     ranks, found = run.scaling.num_workers, []
-    held = f"zero.stage: {run.zero.stage}, zero.offload: {run.zero.offload}, {ranks} ranks, {sizes.trained:,} of {sizes.parameters:,} parameters trained"
+    held = f"zero.stage: {run.zero.stage}, zero.offload: {run.zero.offload}, {ranks} ranks, {sizes.parameters:,} parameters, peft: {run.peft.kind}"
     if run.scaling.use_gpu and device is not None and on_device > device:
         found.append(f"a rank needs at least {_gib(on_device)} of GPU memory before any activation, and a GPU here has {_gib(device)} ({held})")
     wanted = at_once * ranks * (PROCESS_BYTES + (on_host if run.scaling.use_gpu else on_device))

@@ -15,7 +15,6 @@ from tunefleet.trainers.plan.tape import Held, Tape, peak
 from tunefleet.trainers.run import RunFile
 from tunefleet.trainers.scoring import TokenScorer
 
-STEPS = 2  # the second has the optimizer's state in memory from its beginning, and at stage 3 DeepSpeed knows the order of the layers
 ROUNDS = 2  # the second finds gradients of the first; a third would find no more
 
 
@@ -33,7 +32,10 @@ class PlannedScorer(TokenScorer):
 
 
 def followed(run: RunFile, shape: Shape, world: World, tape: Tape, model: Any, *, after: Callable[[str], object] = lambda phase: None) -> Memory:
-    """The memory of a model in training, under a tape. ``after`` is called at the end of every phase."""
+    """The memory of a model in training, under a tape. ``after`` is called at the end of every phase.
+
+    Two steps: the second has the optimizer's state in memory from its beginning, and at stage 3 DeepSpeed knows the order of the layers by then.
+    """
     tape.phase = START
     tape.mark(_weights(model), "weights")
     scorer = PlannedScorer(model, pack=shape.packed and not run.scaling.use_gpu)
@@ -43,8 +45,7 @@ def followed(run: RunFile, shape: Shape, world: World, tape: Tape, model: Any, *
     tape.mark(_masters(engine), "optimizer")
     tape.mark(_gradients(engine), "gradients")
     after(START)
-    rounds = min(shape.rounds, ROUNDS)
-    for _ in range(STEPS):
+    for rounds in (1, min(shape.rounds, ROUNDS)):
         tape.phase = PASSES
         for number in range(rounds):
             loss = _loss(engine, shape)

@@ -10,14 +10,13 @@ In a dry run nothing has values. Numbers that code asks for are made up so that 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_iter
 
 SMALL = 1 << 16  # elements: data that enters a dry run and is this small stays real
 _NEVER = 1 << 62
@@ -49,10 +48,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live: dict[int, tuple[Held, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # half of all that is asked for; the answer is at hand
         kwargs = kwargs or {}
         if func is torch.ops.aten.lift_fresh.default and args[0].numel() < SMALL:
             return args[0]  # what torch.tensor makes
-        tensors = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
+        tensors = [*_tensors(args), *_tensors(kwargs)]
         fake = any(isinstance(t, FakeTensor) for t in tensors)
         if tensors and not fake:
             with _disable_current_modes():
@@ -61,8 +62,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = _valueless(func, args, self.experts) if fake else None
             if out is None:
                 out = func(*_indexed(func, args), **kwargs)
-        for t in tree_iter(out):
-            if isinstance(t, torch.Tensor) and t.device.type != "meta":
+        for t in _tensors(out):
+            if (t.fake_device if isinstance(t, FakeTensor) else t.device).type != "meta":
                 self._add(t)
         if self._remembered is not None:
             self._remembered.clear()
@@ -102,6 +103,18 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 del self._live[key]
 
         return freed
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what an operation takes or gives: it knows lists, tuples and mappings, nothing else."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,9 @@ def test_a_small_run_is_warned_of_nothing_here_and_a_huge_one_is(tmp_path: Path)
     assert free_host() is not None
     wide = run.model.model_copy(update={"config": {**CONFIGS["llama"], "hidden_size": 16384, "intermediate_size": 65536, "num_hidden_layers": 80}})
     assert "host memory" in memory_warnings(run, wide)[0]
+    adapted = memory_warnings(small_run(tmp_path, peft={"kind": "lora"}), wide)
+    assert "host memory" in adapted[0]
+    assert "peft: lora" in adapted[0]
 
 
 def test_without_a_store_every_row_is_taken_for_as_long_as_it_may_be_and_that_is_said(tmp_path: Path) -> None:
