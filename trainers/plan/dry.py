@@ -71,10 +71,12 @@ def dry_runs(jobs: Sequence[Job], *, at_once: int) -> list[Memory]:
 
 def in_process(job: Job) -> Memory:
     """The dry run in this process, which is of no use for anything else afterwards."""
+    import gc
     import warnings
 
     import torch
 
+    gc.freeze()  # what was imported ahead lives on: DeepSpeed collects garbage again and again
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     try:

@@ -41,7 +41,9 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
         from dataclasses import replace
 
         figures = replace(figures, price=own["price"])
-    plan = plan_of(links[-1], figures, at_once=min(4, usable_cores()))
+    at_once = usable_cores()
+    remark(f"note: a few steps of the run are done at every ZeRO setting, without memory, {at_once} at a time; the more layers, the longer it takes")
+    plan = plan_of(links[-1], figures, at_once=at_once)
     if options.json:
         print_json(to_json(plan))
         return 0
