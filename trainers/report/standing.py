@@ -103,7 +103,7 @@ def verdict(run: Gathered) -> Verdict:
     at = f"at step {where.step} of {where.steps}" if where.step else "before its first step"
     if where.kind in ("stopped", "silent"):
         saved = [record.get("step") for record in run.all_of("checkpoint_complete") if record.get("optimizer")]
-        so_far += f" tunefleet train --resume goes on from step {saved[-1]}." if saved else " No checkpoint was complete."
+        so_far += f" tunefleet train --resume, or submitting it again, goes on from step {saved[-1]}." if saved else " No checkpoint was complete."
     if where.kind == "stopped":
         asked = asked_for(where.why)
         return Verdict(f"Stopped {asked}, {at}." if asked else f"Stopped {at}: {where.why or 'no cause was noted'}", "warn" if asked else "bad", so_far)

@@ -78,8 +78,8 @@ def _verdict(study: Gathered, ranked: list[Standing]) -> Markup:
     state = study.state()
     how = {
         "done": f"{so_far}.",
-        "stopped": f"The study was stopped: {study.why()}. {so_far}; tunefleet tune --resume goes on.",
-        "silent": f"No word that the study ended: probably killed. {so_far}; tunefleet tune --resume goes on.",
+        "stopped": f"The study was stopped: {study.why()}. {so_far}; tunefleet tune --resume, or submitting it again, goes on.",
+        "silent": f"No word that the study ended: probably killed. {so_far}; tunefleet tune --resume, or submitting it again, goes on.",
         "going": f"Still going: {so_far}.",
     }[state]
     if not ranked:

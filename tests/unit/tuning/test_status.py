@@ -46,7 +46,7 @@ def test_a_run_that_was_stopped_says_where_it_goes_on(storage, capsys):
     assert (said["state"], said["checkpoint_step"]) == ("stopped", 4)
     assert "on request" in said["said"]
     assert main(["status", storage.address]) == 0
-    assert "--resume goes on from step 4" in capsys.readouterr().out.replace("\n", " ")
+    assert "--resume, or submitting it again, goes on from step 4" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_study_is_told_by_the_last_lines_of_its_trials(tmp_path, capsys):
