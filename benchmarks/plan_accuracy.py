@@ -1,4 +1,4 @@
-"""What `tunefleet plan` says of memory, against what ranks really allocate, for four families, all ZeRO stages, full and LoRA, fp32 and bf16.
+"""What `tunefleet plan` says of memory, against what ranks really allocate, for four families, all ZeRO stages and offload, full and LoRA, fp32 and bf16.
 
     python benchmarks/plan_accuracy.py                     writes benchmarks/results/<date>-plan-accuracy.json
     python benchmarks/plan_accuracy.py --few               a quarter of the cases
@@ -27,6 +27,7 @@ from gangs import gang
 from plans import MODELS, SHAPE, job, planned_run
 from recording import machine, save, show
 
+from tunefleet.trainers.plan.make import SETTINGS
 from tunefleet.trainers.run import RunFile
 
 COMBINATIONS = (("full", "fp32", False), ("full", "bf16", True), ("lora", "fp32", True), ("lora", "bf16", False))
@@ -69,14 +70,15 @@ def private_bytes() -> int:
 
 
 def cases(models: list[str], ranks: int, *, few: bool) -> dict[str, RunFile]:
-    """Every stage with every combination, by name; or every stage with one, so that all models together have them all."""
+    """Every stage and offload with every combination, by name; or each with one, so that all models together have them all."""
     found = {}
     for name in models:
-        for stage in range(4):
-            turn = (stage + list(MODELS).index(name)) % len(COMBINATIONS)
+        for number, (stage, offload) in enumerate(SETTINGS):
+            turn = (number + list(MODELS).index(name)) % len(COMBINATIONS)
             for peft, precision, recompute in COMBINATIONS[turn : turn + 1] if few else COMBINATIONS:
-                label = f"{name}, stage {stage}, {peft}, {precision}" + (", recomputed" if recompute else "")
-                found[label] = planned_run(MODELS[name], stage=stage, ranks=ranks, precision=precision, peft=peft, recompute=recompute)
+                held = "" if offload == "none" else f", {offload} offloaded"
+                label = f"{name}, stage {stage}{held}, {peft}, {precision}" + (", recomputed" if recompute else "")
+                found[label] = planned_run(MODELS[name], stage=stage, ranks=ranks, precision=precision, peft=peft, recompute=recompute, offload=offload)
     return found
 
 
@@ -105,12 +107,11 @@ def main() -> None:
 
 def preloaded() -> None:
     """Start this again with the allocation counter in front of the C library."""
-    folder = tempfile.mkdtemp(prefix="allocations-")
-    library = f"{folder}/allocations.so"
-    source = Path(__file__).with_name("allocations.c")
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, str(source), "-ldl", "-lpthread"], check=True)
-    os.environ["LD_PRELOAD"] = library
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+    with tempfile.TemporaryDirectory(prefix="allocations-") as folder:
+        library = f"{folder}/allocations.so"
+        source = Path(__file__).with_name("allocations.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, str(source), "-ldl", "-lpthread"], check=True)
+        sys.exit(subprocess.run([sys.executable, *sys.argv], env={**os.environ, "LD_PRELOAD": library}, check=False).returncode)
 
 
 if __name__ == "__main__":

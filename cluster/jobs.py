@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tunefleet.cluster.errors import PreflightError, RequestError, SettingsError
-from tunefleet.cluster.jobserver import JobServer
+from tunefleet.cluster.errors import PreflightError, RequestError, SettingsError, StorageError
+from tunefleet.cluster.jobserver import JobServer, OutOfReachError
 from tunefleet.cluster.masking import masked
 from tunefleet.cluster.session import MARKET, WORKER_ENVIRONMENT, is_spot
 from tunefleet.cluster.wheel import archive, wheel
 
+Answer = TypeVar("Answer")
 OURS = "tunefleet"
 """Begins the keys of a job's metadata that are ours."""
 _START = rb"""# The interpreter of this node's Ray, whatever PATH says: jobs are started by a child of the raylet, which was told it.
@@ -32,6 +33,7 @@ exec "${TUNEFLEET_PYTHON:-${python:-python}}" -P -m tunefleet.tuning.cli "$@"
 """
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _NODES_TIMEOUT_S, _POLL_S = 20.0, 1.0
+_TRIES = 120  # polls in which a server may be away from somebody who waits for a job
 _EMPTY_S = 1.0
 
 
@@ -153,7 +155,7 @@ def stop(server: JobServer, name: str, on_wait: Callable[[Job], None]) -> Job:
         return found
     server.post(f"/api/jobs/{name}/stop")
     on_wait(found)
-    while not (found := job(server, name)).over:
+    while not (found := _patiently(lambda: job(server, name))).over:
         threading.Event().wait(_POLL_S)
     return found
 
@@ -163,17 +165,32 @@ def log(server: JobServer, name: str) -> Iterator[str]:
     yield from map(masked, str(server.get(f"/api/jobs/{name}/logs")["logs"]).splitlines())
 
 
-def follow(server: JobServer, name: str, say: Callable[[str], None]) -> Job:
-    """Hand over each line of a job, from its first to its last; how it ended. A connection that is lost is made again, and nothing is said twice."""
+def follow(server: JobServer, name: str, say: Callable[[str], None], *, poll_s: float = _POLL_S) -> Job:
+    """Hand over each line of a job, from its first to its last; how it ended. A connection that is lost is made again, and nothing is said twice.
+
+    Raises what a server says that stays away for ``_TRIES`` polls, or that refuses.
+    """
     said = 0
     while True:
         said = asyncio.run(_tail(server, name, said, say))
-        if (found := job(server, name)).over:
-            lines = list(log(server, name))
+        if (found := _patiently(lambda: job(server, name), poll_s)).over:
+            lines = _patiently(lambda: list(log(server, name)), poll_s)
             for line in lines[said:]:
                 say(line)
             return found
-        threading.Event().wait(_POLL_S)
+        threading.Event().wait(poll_s)
+
+
+def _patiently(ask: Callable[[], Answer], poll_s: float = _POLL_S) -> Answer:
+    """What a server answers that may be away for a moment: a tunnel is made anew, a dashboard starts again."""
+    for left in range(_TRIES, -1, -1):
+        try:
+            return ask()
+        except (OutOfReachError, StorageError):
+            if not left:
+                raise
+            threading.Event().wait(poll_s)
+    raise AssertionError("the last try returns or raises")
 
 
 async def _tail(server: JobServer, name: str, said: int, say: Callable[[str], None]) -> int:

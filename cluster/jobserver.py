@@ -29,6 +29,10 @@ _WANT_TOKEN = "the token of that cluster, in RAY_AUTH_TOKEN, in a file that RAY_
 _FIX_TOKEN = "`ray get-auth-token` on the head prints it; then RAY_AUTH_TOKEN_PATH=FILE tunefleet ..."  # noqa: S105
 
 
+class OutOfReachError(PreflightError):
+    """Nothing answers, now: the server may be away for a moment."""
+
+
 @dataclass(frozen=True)
 class JobServer:
     """A server that answered. ``guarded``: it asks for a token. ``headers`` hold secrets, and are never shown."""
@@ -168,7 +172,7 @@ def _send(method: str, url: str, path: str, headers: Mapping[str, str], **conten
             return session.request(method, url + path, auth=_sender(headers), timeout=TIMEOUT_S, allow_redirects=False, **content)
         except requests.RequestException as error:
             cause = masked(str(error)).partition("(Caused by ")[2].rstrip(")") or type(error).__name__
-            raise PreflightError(
+            raise OutOfReachError(
                 "no job server answers there",
                 got=f"{url}: {cause}",
                 want=f"a head with Ray's dashboard and job server: http://HEAD:{PORT}",

@@ -20,7 +20,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def planned_run(model: dict[str, Any], *, stage: int, ranks: int, precision: str = "fp32", peft: str = "full", recompute: bool = False) -> RunFile:
+def planned_run(
+    model: dict[str, Any], *, stage: int, ranks: int, precision: str = "fp32", peft: str = "full", recompute: bool = False, offload: str = "none"
+) -> RunFile:
     """A run of a random model."""
     return RunFile.model_validate(
         {
@@ -28,7 +30,7 @@ def planned_run(model: dict[str, Any], *, stage: int, ranks: int, precision: str
             "data": {"train": [{"path": "none"}]},
             "peft": peft,
             "training": {"max_steps": 1, "precision": precision, "gradient_checkpointing": recompute},
-            "zero": {"stage": stage},
+            "zero": {"stage": stage, "offload": offload},
             "scaling": {"num_workers": ranks},
             "output": "none",
         }

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tunefleet.cluster.errors import PreflightError, SettingsError, StorageError
+from tunefleet.cluster.jobs import follow
 from tunefleet.cluster.jobserver import find_token, job_server, server_url
 
 TOKEN = "canary-token-0123456789"
@@ -14,12 +15,13 @@ VERSION = json.dumps({"version": "4", "ray_version": "2.60.0"})
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as a head does that wants TOKEN; what else a server may say stands in ``answers``, by path."""
+    """Answers as a head does that wants TOKEN; what else a server may say stands in ``answers``, by path, or one after the other in a list."""
 
     def do_GET(self):
         self.server.seen.append((self.path, dict(self.headers)))
         given = self.headers.get("Authorization")
-        status, text = self.server.answers.get(self.path.partition("?")[0], (404, "no such page"))
+        answer = self.server.answers.get(self.path.partition("?")[0], (404, "no such page"))
+        status, text = answer.pop(0) if isinstance(answer, list) else answer
         if self.server.guarded and given is None:
             status, text = 401, "Unauthorized: Missing authentication token"
         elif self.server.guarded and given != f"Bearer {TOKEN}":
@@ -148,3 +150,23 @@ def test_a_token_that_cannot_be_read_is_said_by_its_path(tmp_path):
     place, token = find_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")})
     assert token == ""
     assert str(tmp_path / "token") in place
+
+
+def jobs_said(status):
+    return 200, json.dumps([{"submission_id": "mine", "status": status, "driver_exit_code": 0}])
+
+
+def test_a_server_that_is_away_for_a_moment_ends_no_following(head):
+    server, said = job_server(head.address, {"RAY_AUTH_TOKEN": TOKEN}), []
+    away = (500, "the dashboard starts again")
+    head.answers["/api/jobs/"] = [away, jobs_said("RUNNING"), away, away, jobs_said("SUCCEEDED")]
+    head.answers["/api/jobs/mine/logs"] = [away, (200, json.dumps({"logs": "one\ntwo\n"}))]
+    assert follow(server, "mine", said.append, poll_s=0.001).status == "SUCCEEDED"
+    assert said == ["one", "two"]
+
+
+def test_a_server_that_refuses_ends_it_at_once(head):
+    server = job_server(head.address, {"RAY_AUTH_TOKEN": TOKEN})
+    head.answers["/api/jobs/"] = [(403, "Forbidden"), jobs_said("SUCCEEDED")]
+    with pytest.raises(PreflightError, match="refuses the token"):
+        follow(server, "mine", print, poll_s=0.001)
