@@ -24,6 +24,7 @@ from tunefleet.data.keys import hashed
 from tunefleet.data.layout import Column, Encoded, Layout
 from tunefleet.data.pieces import EXAMPLES, Piece, piece_name, read_pieces, write_piece
 from tunefleet.data.rows import Row
+from tunefleet.data.scratch import Scratch
 from tunefleet.data.settings import Source
 from tunefleet.data.shards import LABELS, ColumnBuffer, File
 from tunefleet.data.survey import Parsed, Part, Reading, problem_of
@@ -78,6 +79,10 @@ class Done:
 
     pieces: list[Piece]
     made: int
+
+    def stored(self, scratch: Scratch) -> Done:
+        """The same, with what it says of every row in a scratch file."""
+        return Done([piece.stored(scratch) for piece in self.pieces], self.made)
 
     @property
     def tokenised(self) -> int:

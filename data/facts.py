@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tunefleet.data.examples import Conversation, Example, Judged, Labelled, Message, Pair, Preference, conversations_of, texts_of
 from tunefleet.data.keys import hashed, keys_of
 from tunefleet.data.layout import Encoded
+from tunefleet.data.scratch import Scratch
 from tunefleet.data.settings import Quality
 from tunefleet.data.survey import Parsed
 
@@ -45,6 +46,7 @@ COLUMNS: Mapping[str, str] = {
 }
 LABEL_CHARACTERS = 64
 NAMES = 1000  # spellings whose text is kept, a block
+ALL_NAMES = 100 * NAMES  # and of all blocks together, about
 PROBLEMS = 3  # unreadable rows whose reason is kept, a block
 
 
@@ -115,20 +117,33 @@ class Facts:
             problems, names = json.loads(arrays["words"].tobytes())
             return Facts({name: arrays[f"of_{name}"] for name in COLUMNS}, arrays["sketch"], dict(problems), dict(names))
 
+    def only(self, names: Sequence[str]) -> Facts:
+        """The same rows with some of their columns, and without sketches."""
+        return Facts({name: self.columns[name] for name in names}, self.sketch[:, :0], self.problems, self.names)
+
+    def stored(self, scratch: Scratch) -> Facts:
+        """The same facts in a scratch file."""
+        columns = {name: scratch.kept(values) for name, values in self.columns.items()}
+        return Facts(columns, scratch.kept(self.sketch), self.problems, self.names)
+
     @staticmethod
-    def joined(blocks: Sequence[Facts]) -> Facts:
-        """The facts of all blocks, in their order. There is one block or more."""
+    def joined(blocks: Sequence[Facts], scratch: Scratch | None = None) -> Facts:
+        """The facts of all blocks, in their order, in a scratch file where there is one. There is one block or more; all have the same columns."""
         import numpy as np
+
+        def together(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+            shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+            return np.concatenate(arrays, out=scratch.empty(shape, arrays[0].dtype) if scratch else None)
 
         problems: dict[int, str] = {}
         names: dict[int, str] = {}
         rows = 0
         for block in blocks:
             problems |= {rows + row: problem for row, problem in block.problems.items()}
-            names |= block.names
+            names |= block.names if len(names) < ALL_NAMES else {}
             rows += len(block)
-        columns = {name: np.concatenate([block.columns[name] for block in blocks]) for name in COLUMNS}
-        return Facts(columns, np.concatenate([block.sketch for block in blocks]), problems, names)
+        columns = {name: together([block.columns[name] for block in blocks]) for name in blocks[0].columns}
+        return Facts(columns, together([block.sketch for block in blocks]), problems, names)
 
 
 def needs_sketches(quality: Quality) -> bool:

@@ -52,6 +52,7 @@ BY_THEMSELVES = {
     "roles_out_of_order": Flag.ROLES,
     "empty_turns": Flag.BLANK,
 }
+EARLY = ("part", "file", "line", "flags")
 LABELS = 50  # a source with so few different short answers, each often, has labels
 ROWS_PER_LABEL = 5
 
@@ -142,7 +143,10 @@ def judge(facts: Facts, parts: Sequence[Part], quality: Quality, share: float = 
 
 
 def judge_early(facts: Facts, parts: Sequence[Part], quality: Quality) -> None:
-    """Raise, for some blocks of a large input, what no further row can mend: unreadable, unsupervised or truncated rows whose policy is error."""
+    """Raise, for some blocks of a large input, what no further row can mend: unreadable, unsupervised or truncated rows whose policy is error.
+
+    It looks at the columns ``EARLY`` alone.
+    """
     judging = _Judging(facts, parts, quality, 0.0)
     for kind in ("invalid", "unsupervised", "truncated"):
         judging.note(kind, facts.has(BY_THEMSELVES[kind]) & (judging.readable if kind != "invalid" else True))

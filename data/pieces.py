@@ -14,12 +14,13 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.cluster.errors import StorageError
 from tunefleet.cluster.storage import Storage
 from tunefleet.data.facts import Facts
+from tunefleet.data.scratch import Scratch
 from tunefleet.data.shards import File
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Piece:
     labels: tuple[str, ...]
     decisions: tuple[str, ...]
     last: bool
+
+    def stored(self, scratch: Scratch) -> Piece:
+        """The same piece, with what it says of every row in a scratch file."""
+        return replace(self, facts=self.facts.stored(scratch), examples={name: scratch.kept(values) for name, values in self.examples.items()})
 
 
 def piece_name(key: str, number: int, kind: str) -> str:

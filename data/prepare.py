@@ -5,8 +5,8 @@
     judge       once, over the facts of all rows (data/gate.py); a report says what was found (data/datareport.py)
     shards      each is put together from pieces, on any core, straight in its final place (data/assembly.py); the index comes last
 
-Nothing but facts, some hundred bytes a row, is ever held of all rows. A preparer that is killed leaves finished blocks, which the next one takes up; several at
-once write the same bytes under the same names, and the index of the first counts.
+Nothing but facts, some hundred bytes a row, is ever held of all rows, and those in a temporary file (data/scratch.py). A preparer that is killed leaves
+finished blocks, which the next one takes up; several at once write the same bytes under the same names, and the index of the first counts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from tunefleet.data.datareport import HTML as REPORT
 from tunefleet.data.datareport import make_report, write_report
 from tunefleet.data.facts import Facts, needs_sketches
 from tunefleet.data.fingerprint import fingerprint
-from tunefleet.data.gate import judge, judge_early
+from tunefleet.data.gate import EARLY, judge, judge_early
 from tunefleet.data.layout import Layout
 from tunefleet.data.making import Making
 from tunefleet.data.pieces import BLOCKS, Piece, key_of
 from tunefleet.data.rows import read_rows, source_files
+from tunefleet.data.scratch import Scratch
 from tunefleet.data.settings import Data, Source
 from tunefleet.data.shards import INDEX, SHARD_BYTES
 from tunefleet.data.store import Store
@@ -216,13 +217,13 @@ class _Preparing:
         tasks = [self._task(work, readings[place.part], place.block) for place in places]
         known = {key_of(name) for name in self.stores.list(f"{BLOCKS}/")}
         left = total_bytes([task.block for task in tasks if task.key not in known])
+        scratch = Scratch()
         with self._workers(left) as workers:
-            done = self._blocks(workers, work, tasks, places)
-            facts = Facts.joined([place.facts(piece) for place, one in zip(places, done, strict=True) for piece in one.pieces])
+            done = self._blocks(workers, work, tasks, places, scratch)
+            facts = Facts.joined([place.facts(piece) for place, one in zip(places, done, strict=True) for piece in one.pieces], scratch)
             placed = list(_placed(places, tasks, done, facts))
             reused, tokenised = sum(not one.made for one in done), sum({task.key: one.tokenised for task, one in zip(tasks, done, strict=True)}.values())
-            del done  # with the blocks' own copies of the facts
-            for number in set(range(len(self.parts))) - set(facts.columns["part"].tolist()):
+            for number in set(range(len(self.parts))) - {one.part for one in placed if len(one.piece.facts)}:
                 raise _no_rows(self.parts[number])
             verdict = judge(facts, self.parts, self.data.quality, _share(self.data))
             making = Making(self.stores, mark, work, self.parts, self.data.holdout not in (0.0, []), self.limits.shard)
@@ -249,7 +250,7 @@ class _Preparing:
         """Who does it: this process alone where there is little left to do."""
         return self.cluster() if self.cluster is not None and left > self.limits.alone else nullcontext(Here())
 
-    def _blocks(self, workers: Tasks, work: Work, tasks: Sequence[Task], places: Sequence[_Place]) -> list[Done]:
+    def _blocks(self, workers: Tasks, work: Work, tasks: Sequence[Task], places: Sequence[_Place], scratch: Scratch) -> list[Done]:
         """What became of every block. Equal blocks are done once."""
         numbers: dict[str, list[int]] = {}
         for number, task in enumerate(tasks):
@@ -257,14 +258,15 @@ class _Preparing:
         first = [tasks[same[0]] for same in numbers.values()]
         done: dict[int, Done] = {}
         rows, bytes_done, look_at, bytes_in_all = 0, 0, EARLY_ROWS, total_bytes([task.block for task in tasks])
-        for place, one in workers.run(do_block, work, first):
+        for place, found in workers.run(do_block, work, first):
+            one = found.stored(scratch)
             for number in numbers[first[place].key]:
                 done[number] = one
                 rows, bytes_done = rows + sum(len(piece.facts) for piece in one.pieces), bytes_done + tasks[number].block.bytes
             self.progress(Advance(rows, bytes_done, bytes_in_all))
             if rows >= look_at:
                 look_at = 2 * rows
-                some = [places[number].facts(piece) for number in sorted(done) for piece in done[number].pieces]
+                some = [places[number].facts(piece).only(EARLY) for number in sorted(done) for piece in done[number].pieces]
                 judge_early(Facts.joined(some), self.parts, self.data.quality)
         return [done[number] for number in range(len(tasks))]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.8
 LEADERS = 8  # rows of a band that the others are compared with, one after the other
-CHUNK = 1 << 18  # pairs compared at a time
+CHUNK = 1 << 18  # pairs looked at at a time
 
 
 def near_earlier(sketches: Hashes, considered: Bools) -> Ints:
@@ -36,10 +36,12 @@ def near_earlier(sketches: Hashes, considered: Bools) -> Ints:
     pairs = [_pairs(np.ascontiguousarray(sketches[rows, band]), rows, sketches, known) for band in range(sketches.shape[1])]
     if not pairs:
         return found
-    for pair in np.unique(np.concatenate(pairs)).tolist():  # by the later row, then by the earlier one
-        row, like = divmod(pair, size)
-        if found[row] < 0 and found[like] < 0:
-            found[row] = like
+    ordered = np.unique(np.concatenate(pairs))  # by the later row, then by the earlier one
+    for start in range(0, len(ordered), CHUNK):
+        for pair in ordered[start : start + CHUNK].tolist():
+            row, like = divmod(pair, size)
+            if found[row] < 0 and found[like] < 0:
+                found[row] = like
     return found
 
 
