@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tunefleet.data.settings import Source
 
 SCANS = "scans"
-_VERSION = 1  # of the borders; rises when the same file would be cut elsewhere
+_VERSION = 2  # of the borders; rises when the same file would be cut elsewhere
 _CHUNK_BYTES = 4 << 20
 
 
@@ -41,7 +41,7 @@ class Sizes:
 
     least: int = 1 << 20
     mean: int = 2 << 20
-    most: int = 8 << 20
+    most: int = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

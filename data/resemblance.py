@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.8
 LEADERS = 8  # rows of a band that the others are compared with, one after the other
-CHUNK = 1 << 18  # pairs looked at at a time
+CHUNK = 1 << 14  # pairs looked at at a time: four megabytes of sketches
 
 
 def near_earlier(sketches: Hashes, considered: Bools) -> Ints:
