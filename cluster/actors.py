@@ -53,6 +53,7 @@ def restarted() -> str | None:
 def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
     """Have the ``do`` of every actor called with items, each actor as fast as it can; yield (number of the item, result) as they come.
 
+    An actor gets its first item when it lives: one that finds no room in the cluster keeps nobody waiting while there is another.
     Raises what ``do`` raised, and WorkerError for a piece whose actors died time and again.
     """
     import ray
@@ -60,28 +61,31 @@ def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
 
     numbers = iter(range(len(items)))
     waiting: dict[Any, tuple[int, Any]] = {}
+    starting = {actor.__ray_ready__.remote(): actor for actor in actors.handles}
 
     def hand(actor: Any) -> None:
         number = next(numbers, None)
         if number is not None:
             waiting[actor.do.remote(items[number])] = (number, actor)
 
-    for _ in range(_AHEAD):
-        for actor in actors.handles:
-            hand(actor)
-    while waiting:
-        (reference,), _ = ray.wait(list(waiting), num_returns=1)
-        number, actor = waiting.pop(reference)
+    left = len(items)
+    while left:
+        (reference,), _ = ray.wait([*waiting, *starting], num_returns=1)
+        new = starting.pop(reference, None)
+        number, actor = (-1, new) if new is not None else waiting.pop(reference)
         try:
             result = ray.get(reference)
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError as error:
             raise WorkerError(
-                f"piece {number + 1} of {len(items)} could not be done",
+                "an actor does not start" if new is not None else f"piece {number + 1} of {len(items)} could not be done",
                 got=f"its actor died {RETRIES + 1} times: {str(error).splitlines()[0]}",
                 want="an actor that lives",
                 fix="look for a lack of memory; fewer actors or a smaller batch need less",
             ) from error
-        hand(actor)
-        yield number, result
+        for _ in range(_AHEAD if new is not None else 1):
+            hand(actor)
+        if new is None:
+            left -= 1
+            yield number, result

@@ -156,7 +156,8 @@ def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, c
             console.say(f"Ray's dashboard: {session.dashboard}")
         for held, where in zip(claims, placed, strict=True):
             _decide([held], console, _shared(held, claims[-1]) + ([where.said] if held.run.evaluation.placement == "auto" else []))
-        actors = _actors(claims, placed, stack)
+        beside = stack.enter_context(ExitStack())
+        actors = _actors(claims, placed, beside)
         stages = [stage_of(held, made, where.kind, actors) for held, made, where in zip(claims, ready, placed, strict=True)]
         for held in claims:
             tracking = stack.enter_context(Tracking(held.run, held.storage, console.say))
@@ -165,6 +166,7 @@ def _run(claims: Sequence[Claim], known: Sequence[Model], address: str | None, c
             _join(claims[-1], nested, stack)
         console.say(f"starting {claims[-1].run.scaling.num_workers} workers")
         _train(stages, claims, local=nested.local if nested else None)
+        beside.close()  # what the actors held, those of the suite may need
         if nested is None:
             score_suite(claims[-1].run, claims[-1].storage, console.say, alone=address is None)
     return stages

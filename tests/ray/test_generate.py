@@ -1,6 +1,8 @@
 """A file of prompts spread over actors: the answers of one process, through the death of an actor."""
 
 import json
+import os
+import signal
 
 import pytest
 import ray
@@ -24,7 +26,7 @@ def test_actors_answer_as_one_process_does_and_a_death_costs_a_block_only(ray_se
 
     def kill_one(done, total):
         if done == 16:
-            ray.kill(made[0].handles[1], no_restart=False)
+            os.kill(ray.get(made[0].handles[1].__ray_call__.remote(lambda actor: os.getpid())), signal.SIGKILL)  # dead before another block is handed out
 
     request = Request(folder, str(tmp_path / "in.jsonl"), str(tmp_path / "spread.jsonl"), Drawing(4), batch=2)
     answer_file(request, Where(actors=2), progress=kill_one, say=said.append)

@@ -1,6 +1,8 @@
 """A suite over actors: one, two or three of them find the same, bit for bit, as one process does, also when one is killed on the way."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -111,9 +113,9 @@ def test_one_of_two_actors_is_killed_and_started_again_and_what_was_scored_stand
     def progress(done, rows):
         if done and not killed:
             names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("tunefleet-marker")]
+            actor = ray.get_actor(names[0], namespace=ray.get_runtime_context().namespace)
+            os.kill(ray.get(actor.__ray_call__.remote(lambda marker: os.getpid())), signal.SIGKILL)  # dead before another piece is handed out
             killed.append(names[0])
-            namespace = ray.get_runtime_context().namespace
-            ray.kill(ray.get_actor(names[0], namespace=namespace), no_restart=False)
 
     found = evaluate(run.output, suite=suite, actors=2, progress=progress, say=said.append)
     assert numbers(found) == numbers(alone)

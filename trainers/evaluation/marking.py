@@ -6,13 +6,14 @@ piece that it was at is begun again by the one that takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tunefleet.cluster.errors import PreflightError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.evaluation.answers import Answers, make_answers
 from tunefleet.trainers.evaluation.gap import trained_rows
@@ -20,7 +21,7 @@ from tunefleet.trainers.evaluation.plain import PlainModel
 from tunefleet.trainers.evaluation.rows import Ids, RowScores, Share, SomeRows, merge, score_share, shares
 from tunefleet.trainers.exported import load_exported
 from tunefleet.trainers.objective import make_objective
-from tunefleet.trainers.run import Full, RunFile
+from tunefleet.trainers.run import Full, Resources, RunFile
 
 if TYPE_CHECKING:
     import torch
@@ -175,6 +176,7 @@ def _scored(paper: Paper, pieces: Sequence[Piece], where: Where, stack: ExitStac
     held = RunFile.model_validate_json(paper.run).evaluation.resources
     count = min(where.actors, len(pieces))
     session = stack.enter_context(connect(where.address, cpus_needed=count * held.cpu, gpus_needed=count * held.gpu))
+    refuse_no_room(held, session.resources())
     for decision in session.decisions:
         say(f"note: {decision}")
     say(f"{count} actor{'s' if count > 1 else ''}, {f'{held.gpu:g} GPU' if held.gpu else f'{held.cpu:g} CPU'} each")
@@ -184,3 +186,11 @@ def _scored(paper: Paper, pieces: Sequence[Piece], where: Where, stack: ExitStac
         if again:
             say(f"{again} had died and was started again; its piece is done anew, the others' rows stand")
         yield number, scores
+
+
+def refuse_no_room(held: Resources, available: Mapping[str, float]) -> None:
+    """Raises PreflightError for an actor that Ray would wait for, for ever. Where there is room for some of several, those do the work."""
+    for name, each in (("CPU", held.cpu), ("GPU", held.gpu)):
+        if each > available.get(name, 0.0):
+            want = f"at most {available.get(name, 0.0):g}, all that the Ray session has"
+            raise PreflightError(f"resources: {name}s that can never be had", got=f"{each:g} an actor", want=want, fix="set resources lower, or no actors")
