@@ -1,10 +1,12 @@
 """What evaluation beside the training costs it: step times of one worker with one evaluation actor, a core each, against none.
 
-    python benchmarks/evaluation_beside.py      under 6 minutes on 2 idle cores; writes benchmarks/results/<date>-evaluation-beside.json
+    python benchmarks/evaluation_beside.py      some 7 minutes on 2 idle cores; writes benchmarks/results/<date>-evaluation-beside.json
+    python benchmarks/evaluation_beside.py --parts      half as long again: also what saving the weights costs alone, with no actor beside
 
-Two workers train the same Llama of 5 million parameters (workload.py), one thread each, and take turns (turns.py). The one saves its weights every few steps
-and hands them to a real actor in a Ray session, which scores held-out rows and compares; it is never idle in that worker's turns, for an evaluation is due
-more often than the actor can do one. The other evaluates nothing. The actor finishes what it has before the other's turn, so that nobody is beside that.
+Two workers train the same Llama of 5 million parameters (workload.py), one thread each, and take turns (turns.py). The one saves its weights every few steps,
+keeps as many as a run does, and hands them to a real actor in a Ray session, which scores held-out rows and compares; it is hardly ever idle in that worker's
+turns, for an evaluation is due a little sooner than the actor is done with the one before. The other evaluates nothing. The actor finishes what it has before
+the other's turn, so that nobody is beside that.
 """
 
 from __future__ import annotations
@@ -33,11 +35,12 @@ if TYPE_CHECKING:
     from tunefleet.trainers.evaluation.actors import Order
     from tunefleet.trainers.loop import Watcher
 
-BESIDE, ALONE = "with an actor beside", "without"
+BESIDE, SAVING, ALONE = "with an actor beside", "weights saved alone", "without"
 GOAL = 1.05
 NAMESPACE = "evaluation-beside"
 HELD = 0.01  # of 7,473 rows
-EVERY = 2  # steps between evaluations
+EVERY = 4  # steps between evaluations: the actor takes some 4.4 steps for one
+KEEP = 2  # checkpoints, as checkpoint.keep
 
 
 def evaluating(work: Work, engine: Engine, world: World, *, address: str, actors: Sequence[str]) -> list[Watcher]:
@@ -45,6 +48,7 @@ def evaluating(work: Work, engine: Engine, world: World, *, address: str, actors
     import ray
 
     from tunefleet.cluster.storage import open_storage
+    from tunefleet.trainers.checkpoint import retain
     from tunefleet.trainers.checkpoint import save as save_weights
     from tunefleet.trainers.evaluation.watch import EvaluationWatch
     from tunefleet.trainers.ledger import Events
@@ -61,8 +65,28 @@ def evaluating(work: Work, engine: Engine, world: World, *, address: str, actors
     checkpoints = CheckpointWatch(saver, events, every=None, steps=1_000_000)
     how: dict[str, Any] = {"actors": actors, "order": order_of(work), "steps": 1_000_000, "on_event": events.on_event}
     watch = EvaluateWatch(EvaluationWatch.beside(work.run, storage, world, **how), checkpoints)
+    checkpoints.retain = lambda: retain(storage, KEEP, watch.protected())
     watch.begin(State())
     return [checkpoints, watch]
+
+
+def saving(work: Work, engine: Engine, world: World) -> list[Watcher]:
+    """A watcher that saves the weights as often, and does nothing else with them."""
+    from tunefleet.cluster.storage import open_storage
+    from tunefleet.trainers.checkpoint import retain
+    from tunefleet.trainers.checkpoint import save as save_weights
+    from tunefleet.trainers.ledger import Events
+    from tunefleet.trainers.loop import State
+    from tunefleet.trainers.watchers import CheckpointWatch
+
+    storage = open_storage(f"{work.run.output}-saved")
+
+    def saver(state: State, optimizer: bool) -> Any:
+        return save_weights(storage, engine, {"step": state.step}, optimizer=False, attempt="one", fence=1)
+
+    checkpoints = CheckpointWatch(saver, Events(storage), every=EVERY, steps=1_000_000)
+    checkpoints.retain = lambda: retain(storage, KEEP, ())
+    return [checkpoints]
 
 
 def order_of(work: Work) -> Order:
@@ -99,15 +123,17 @@ def settle(actors: Actors, work: Work) -> None:
         ray.get(handle.prepare.remote(order_of(work), 0, 1))
 
 
-def measured(folder: Path, *, pairs: int, steps: int, examples: int) -> dict[str, Any]:
-    """Seconds a step of both workers, in turns."""
+def measured(folder: Path, *, pairs: int, steps: int, examples: int, parts: bool) -> dict[str, Any]:
+    """Seconds a step of both workers, in turns; of a third that only saves, where the ``parts`` are asked for."""
     evaluation = {"every_steps": EVERY, "metrics": ["loss", "token_accuracy"], "samples": {"number": 0}, "bootstrap": 200}
     work = make_work(folder, holdout=HELD, evaluation=evaluation, train_batch_size=examples, micro_batch_size=8)
     with one_actor(work) as (address, actors):
         beside = partial(ours, also=partial(evaluating, address=address, actors=actors.names))
-        with contest([(BESIDE, beside, work), (ALONE, ours, work)], threads=1) as contestants:
+        third = [(SAVING, partial(ours, also=saving), work)] if parts else []
+        with contest([(BESIDE, beside, work), *third, (ALONE, ours, work)], threads=1) as contestants:
             turns = in_turns(contestants, actors, work, pairs=pairs, steps=steps)
     seconds = {name: [turn.seconds / turn.steps for turn in found] for name, found in turns.items()}
+    cpu = {name: [turn.cpu_seconds / turn.steps for turn in found] for name, found in turns.items()}
     return {
         "pairs": pairs,
         "steps_a_turn": steps,
@@ -115,15 +141,17 @@ def measured(folder: Path, *, pairs: int, steps: int, examples: int) -> dict[str
         "rows": work.rows,
         "evaluations": evaluations(work),
         "seconds_a_step": {name: spread(values) for name, values in seconds.items()},
+        "cpu_seconds_a_step": {name: spread(values) for name, values in cpu.items()},
         "ratio": ratio(seconds[BESIDE], seconds[ALONE]),
+        **({"ratio_of_saving_alone": ratio(seconds[SAVING], seconds[ALONE])} if parts else {}),
         "goal": GOAL,
     }
 
 
 def in_turns(contestants: Sequence[Contestant], actors: Actors, work: Work, *, pairs: int, steps: int) -> dict[str, list[Turn]]:
-    """Both have a turn in every pair, in alternating order; the actor is done with what it has before the next begins."""
+    """All have a turn in every pair, in alternating order; the actor is done with what it has before the next begins."""
     for contestant in contestants:
-        contestant.turn(2)
+        contestant.turn(EVERY - 1)  # so that an evaluation is due after the first step of every turn
     turns: dict[str, list[Turn]] = {contestant.name: [] for contestant in contestants}
     for number in range(pairs):
         for contestant in contestants if number % 2 else reversed(contestants):
@@ -156,20 +184,24 @@ def evaluations(work: Work) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=14)
-    parser.add_argument("--steps", type=int, default=8, help="optimizer steps a turn")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=16, help="optimizer steps a turn")
     parser.add_argument("--examples", type=int, default=8, help="examples a step")
+    parser.add_argument("--parts", action="store_true", help="measure a worker that only saves its weights too")
     parser.add_argument("--no-save", action="store_true", help="only print")
     options = parser.parse_args()
     began = machine()
     os.environ["OMP_NUM_THREADS"] = "1"
     with TemporaryDirectory(prefix="evaluation-beside-") as folder:
-        found = measured(Path(folder), pairs=options.pairs, steps=options.steps, examples=options.examples)
+        found = measured(Path(folder), pairs=options.pairs, steps=options.steps, examples=options.examples, parts=options.parts)
     rows = [[name, f"{s['median'] * 1e3:.0f} ({s['low'] * 1e3:.0f}-{s['high'] * 1e3:.0f})"] for name, s in found["seconds_a_step"].items()]
     show("one worker, one core: ms a step, median (range)", ["", "ms"], rows)
     between, done = found["ratio"], found["evaluations"]
     verdict = "met" if between["mean"] <= GOAL else "missed"
     print(f"ratio {between['mean']:.3f} (95%: {between['low']:.3f} to {between['high']:.3f}); goal <= {GOAL}: {verdict}")
+    if options.parts:
+        saved = found["ratio_of_saving_alone"]
+        print(f"of which saving the weights, with no actor beside: {saved['mean']:.3f} (95%: {saved['low']:.3f} to {saved['high']:.3f})")
     print(f"{done['done']} evaluations of {done['seconds']['median']:.1f} s each (median), {done['dropped']} gave way")
     if not options.no_save:
         print(save("evaluation-beside", found, began))
