@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from processes import until
 
@@ -61,9 +62,10 @@ class Host:
         environment = {**self.environment, **options.pop("env", {})}
         return subprocess.run([*_enter(self.init), *command], env=environment, text=True, capture_output=True, check=False, **options)
 
-    def link(self, state: str) -> None:
-        """Plug the cable in, ``up``, or pull it, ``down``."""
-        _do(*_enter(self.switch, "--net"), "ip", "link", "set", self.port, state)
+    def pids(self, name: str) -> list[int]:
+        """Numbers, as they are outside, of this host's processes of a name."""
+        named = [process.pid for process in psutil.process_iter(["name"]) if process.info["name"] == name]
+        return [pid for pid in named if Path(f"/proc/{pid}/ns/pid").readlink() == Path(f"/proc/{self.init}/ns/pid").readlink()]
 
     def slow(self, rate: str = "") -> None:
         """Let no more than ``rate`` (as tc says it: 1mbit) reach this host; an empty one is as fast as it was."""

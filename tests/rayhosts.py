@@ -13,6 +13,8 @@ from processes import until
 TESTS = Path(__file__).parent
 RAY = str(Path(sys.executable).with_name("ray"))
 PORT = 6379
+QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "3"}
+"""Ray notices a lost node after threshold x (period + timeout): 12 s so, 65 s as it comes."""
 
 
 def environment(token: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hosts import INTERFACE, Host, hosts, missing
 from processes import until
-from rayhosts import RAY, environment, start_head, start_node
+from rayhosts import QUICK, RAY, environment, start_head, start_node
 from runs import curve, events, lines, small_run, train_on_gang
 
 from tunefleet.cluster.metrics import read_lines
@@ -23,9 +23,6 @@ from tunefleet.trainers.run import RunFile
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 KNOCKING = Path(__file__).parents[1] / "knocking.py"
 COMMAND = Path(RAY).with_name("tunefleet")
-QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "3"}
-"""Ray notices a lost node after threshold x (period + timeout): 12 s so, 65 s as it comes."""
-
 SETTINGS: dict[str, Any] = {
     "training": {"max_steps": 120},
     "zero": {"stage": 3},
