@@ -37,7 +37,7 @@ def diagnose(nodes: Sequence[Node], total: Sum | None) -> Iterator[Finding]:
     yield from _disks(answered)
     yield from _storage(answered)
     yield from _network(answered)
-    yield _speed(answered, total)
+    yield _speed(total)
 
 
 def _answers(nodes: Sequence[Node]) -> Iterator[Finding]:
@@ -117,13 +117,13 @@ def _network(nodes: Sequence[Node]) -> Iterator[Finding]:
         yield Finding("interfaces", "ok", f"all by {next(iter(counted))}" if len(counted) == 1 else each)
 
 
-def _speed(nodes: Sequence[Node], total: Sum | None) -> Finding:
+def _speed(total: Sum | None) -> Finding:
     if total is None:
-        return Finding("all-reduce", "note", f"{sum(node.works for node in nodes)} node for workers: nothing to add up with", "")
+        return Finding("all-reduce", "note", "fewer than two nodes for workers: nothing to add up with")
     fix = "open all ports between the nodes, or name the right interface by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
     if total.trouble:
         return Finding("all-reduce", "problem", f"the {total.nodes} nodes do not reach each other: {total.trouble}", fix)
-    found = f"{total.rate() / 1e6:.0f} MB/s over {total.nodes} nodes by gloo, {total.size >> 20} MiB in {total.seconds * 1000:.0f} ms"
+    found = f"{total.rate() / 1e6:.3g} MB/s over {total.nodes} nodes by gloo, {total.size >> 20} MiB in {total.seconds * 1000:.0f} ms"
     state = _state(-total.rate(), -RATE_NOTE, -RATE_PROBLEM)
     return Finding("all-reduce", state, found, "" if state == "ok" else "put the nodes into one zone or placement group, or name the fast interface")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import socket
 import tempfile
@@ -10,13 +11,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tunefleet.cluster.errors import StorageError, TunefleetError
 from tunefleet.cluster.machine import versions
-from tunefleet.cluster.network import Way, join_group, open_rendezvous, use_interface
+from tunefleet.cluster.network import Way, join_group, open_rendezvous, use_interface, wishes
 from tunefleet.cluster.storage import open_storage
 
 ANSWER_S = 120.0
@@ -65,15 +66,15 @@ class Sum:
 class Probe:
     """Lives on one node, holds none of its resources, and ends with the check."""
 
-    def facts(self, addresses: Sequence[str], own: str) -> dict[str, Any]:
-        """Versions, disk, and the interface that leads to the others."""
+    def facts(self, own: str, addresses: Sequence[str], wished: Mapping[str, str]) -> dict[str, Any]:
+        """Versions, disk, and the interface that a run of the same wishes would take to the others."""
         disk = shutil.disk_usage(tempfile.gettempdir())
         found = {"host": socket.gethostname(), "versions": known_versions(), "disk_free": disk.free, "disk_total": disk.total}
         try:
-            way = use_interface(own, addresses, {})
+            use_interface(own, addresses, wished)
         except TunefleetError as error:
             return {**found, "trouble": f"{error.what}: {error.got}"}
-        return {**found, "interface": way.interface}
+        return {**found, "interface": os.environ["GLOO_SOCKET_IFNAME"]}
 
     def clock(self) -> float:
         """What time it is here."""
@@ -92,9 +93,9 @@ class Probe:
             return f"{error.what}: {error.got}"
         return ""
 
-    def way(self, own: str, addresses: Sequence[str]) -> Way:
-        """How this node reaches the others; from here on this process talks over it."""
-        return use_interface(own, addresses, {})
+    def way(self, own: str, addresses: Sequence[str], wished: Mapping[str, str]) -> Way:
+        """How this node reaches the others."""
+        return use_interface(own, addresses, wished)
 
     def listen(self, address: str, ranks: int) -> int:
         """As rank 0, open the rendezvous; its port."""
@@ -131,13 +132,12 @@ def known_versions() -> dict[str, str]:
 def ask_nodes(output: str | None) -> tuple[list[Node], Sum | None]:
     """Ask every living node of the session that this process is in; the driver's own first. None for the sum where fewer than two nodes can work."""
     with _probes() as probes:
-        addresses = [address for address, _, _ in probes]
-        nodes = [_facts(probe, address, works, addresses) for address, works, probe in probes]
-        nodes = [_timed(probe, node) if node.versions else node for node, (_, _, probe) in zip(nodes, probes, strict=True)]
+        nodes = _met([address for address, _, _ in probes], [works for _, works, _ in probes], actors := [probe for _, _, probe in probes])
+        nodes = [_timed(probe, node) if node.versions else node for node, probe in zip(nodes, actors, strict=True)]
         if output is not None:
-            nodes = _written(output, nodes, [probe for _, _, probe in probes])
-        able = [(node, probe) for node, (_, _, probe) in zip(nodes, probes, strict=True) if node.works and node.interface]
-        return nodes, _sum([node.address for node, _ in able], [probe for _, probe in able]) if len(able) > 1 else None
+            nodes = _written(output, nodes, actors)
+        able = [(node.address, probe) for node, probe in zip(nodes, actors, strict=True) if node.works and node.interface and node.versions]
+        return nodes, _sum(*zip(*able, strict=True)) if len(able) > 1 else None
 
 
 @contextmanager
@@ -161,15 +161,31 @@ def _probes() -> Iterator[list[tuple[str, bool, Any]]]:
                 ray.kill(probe)
 
 
-def _facts(probe: Any, address: str, works: bool, addresses: Sequence[str]) -> Node:
+def _answers(asked: Sequence[Any]) -> list[tuple[Any, str]]:
+    """What each actor said and, where it said nothing, why; all are waited for together, so that ten silent ones take no longer than one."""
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError, RayError
 
-    try:
-        said = ray.get(probe.facts.remote(addresses, address), timeout=ANSWER_S)
-    except RayError as error:  # dead, out of reach, or too slow
-        return Node(address, address, works, silence=str(error).strip().splitlines()[0])
-    return Node(address=address, works=works, **said)
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    said: list[tuple[Any, str]] = []
+    for reference in asked:
+        try:
+            said.append((ray.get(reference, timeout=ANSWER_S if reference in answered else 0), ""))
+        except GetTimeoutError:
+            said.append((None, f"nothing within {ANSWER_S:g} s"))
+        except RayError as error:  # dead, or out of reach
+            said.append((None, _first_line(error)))
+    return said
+
+
+def _met(addresses: Sequence[str], work: Sequence[bool], probes: Sequence[Any]) -> list[Node]:
+    """Every node with its facts, or its silence."""
+    wished = wishes()
+    said = _answers([probe.facts.remote(address, addresses, wished) for address, probe in zip(addresses, probes, strict=True)])
+    return [
+        Node(address, address, works, silence=silence) if facts is None else Node(address=address, works=works, **facts)
+        for address, works, (facts, silence) in zip(addresses, work, said, strict=True)
+    ]
 
 
 def _timed(probe: Any, node: Node) -> Node:
@@ -183,54 +199,48 @@ def _timed(probe: Any, node: Node) -> Node:
         try:
             there = ray.get(probe.clock.remote(), timeout=ANSWER_S)
         except RayError as error:
-            return _with(node, versions=None, silence=str(error).strip().splitlines()[0])
+            return replace(node, versions=None, silence=_first_line(error))
         back = time.time()
         seen.append(((back - sent) / 2, there - (sent + back) / 2))
     half_trip, offset = min(seen)
-    return _with(node, clock_offset=offset, clock_error=half_trip)
+    return replace(node, clock_offset=offset, clock_error=half_trip)
 
 
 def _written(output: str, nodes: Sequence[Node], probes: Sequence[Any]) -> list[Node]:
     """With what became of a file that every node looks for and of one that it writes."""
-    import ray
-    from ray.exceptions import RayError
-
     storage = open_storage(output)
     sign = f"probe-{uuid.uuid4().hex}"
     try:
         storage.put(sign, b"x")
     except StorageError as error:
-        return [_with(node, storage=f"{error.what}: {error.got}") for node in nodes]
-    try:
-        asked = {i: probe.writes.remote(storage.address, sign) for i, probe in enumerate(probes) if nodes[i].versions}
-        said = {i: ray.get(reference, timeout=ANSWER_S) for i, reference in asked.items()}
-    except RayError as error:
-        said = dict.fromkeys(range(len(nodes)), f"it could not be tried: {str(error).strip().splitlines()[0]}")
-    finally:
+        return [replace(node, storage=f"{error.what}: {error.got}") for node in nodes]
+    asked = [i for i, node in enumerate(nodes) if node.versions]
+    said = dict(zip(asked, _answers([probes[i].writes.remote(storage.address, sign) for i in asked]), strict=True))
+    with suppress(StorageError):  # one that takes files and deletes none has been said enough about
         storage.delete(sign)
-    return [_with(node, storage=said.get(i)) for i, node in enumerate(nodes)]
+    found = {i: f"it could not be tried: {silence}" if silence else trouble for i, (trouble, silence) in said.items()}
+    return [replace(node, storage=found.get(i)) for i, node in enumerate(nodes)]
 
 
 def _sum(addresses: Sequence[str], probes: Sequence[Any]) -> Sum:
     """Have the nodes meet as the ranks of a run would, and add up: a little first, then as much as takes about a second."""
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError, RayError
 
-    ranks = len(probes)
+    ranks, wished = len(probes), wishes()
     try:
-        ways = ray.get([probe.way.remote(address, addresses) for address, probe in zip(addresses, probes, strict=True)], timeout=ANSWER_S)
+        ways = ray.get([probe.way.remote(address, addresses, wished) for address, probe in zip(addresses, probes, strict=True)], timeout=ANSWER_S)
         port = ray.get(probes[0].listen.remote(ways[0].address, ranks), timeout=ANSWER_S)
         ray.get([probe.join.remote(rank, ranks, ways[0].address, port) for rank, probe in enumerate(probes)], timeout=ANSWER_S)
         small_s = max(ray.get([probe.add_up.remote(_SMALL_BYTES, 2) for probe in probes], timeout=ANSWER_S))
         size = max(_SMALL_BYTES, min(_LARGE_BYTES, int(_SMALL_BYTES / small_s) // 4 * 4))
         seconds = max(ray.get([probe.add_up.remote(size, _ROUNDS) for probe in probes], timeout=ANSWER_S))
+    except GetTimeoutError:
+        return Sum(ranks, trouble=f"no answer within {ANSWER_S:g} s")
     except RayError as error:
-        cause = str(error).strip().splitlines()
-        return Sum(ranks, trouble=f"no answer within {ANSWER_S:g} s" if type(error).__name__ == "GetTimeoutError" else cause[-1].strip())
+        return Sum(ranks, trouble=str(error).strip().splitlines()[-1].strip())
     return Sum(ranks, size, seconds)
 
 
-def _with(node: Node, **changes: Any) -> Node:
-    from dataclasses import replace
-
-    return replace(node, **changes)
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -7,9 +7,12 @@ import http.client
 import json
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+PATIENCE_S = 10.0
+"""How long a port may take to answer on a busy machine."""
 METHODS = (
     "CoreWorkerService/PushTask",
     "CoreWorkerService/KillActor",
@@ -23,7 +26,18 @@ METHODS = (
     "ReporterService/GetTraceback",
     "ReporterService/CpuProfiling",
 )
-PAGES = (("POST", "/get_or_create_runtime_env"), ("POST", "/api/job_agent/jobs/"), ("POST", "/api/jobs/"), ("GET", "/"))
+PAGES = (
+    ("GET", "/"),
+    ("GET", "/metrics"),
+    ("GET", "/api/version"),
+    ("GET", "/api/jobs/"),
+    ("GET", "/logs"),
+    ("GET", "/worker/traceback?pid=1"),
+    ("POST", "/get_or_create_runtime_env"),
+    ("POST", "/api/job_agent/jobs/"),
+    ("POST", "/api/jobs/"),
+)
+"""The first is asked of every port: what has no answer to it speaks something else."""
 
 
 def answering(host):
@@ -39,7 +53,7 @@ def answering(host):
 def speaks_grpc(host, port):
     """None where nobody is there any more."""
     try:
-        door = socket.create_connection((host, port), timeout=2)
+        door = socket.create_connection((host, port), timeout=PATIENCE_S)
     except OSError:
         return None
     with door:
@@ -56,7 +70,7 @@ def asked(host, port):
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for method in METHODS:
             try:
-                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=5)
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=6 * PATIENCE_S)
                 said[method] = "OK"
             except grpc.RpcError as error:
                 said[method] = error.code().name
@@ -64,7 +78,7 @@ def asked(host, port):
 
 
 def web(host, port, method, path):
-    door = http.client.HTTPConnection(host, port, timeout=2)
+    door = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
     try:
         door.request(method, path)
         return door.getresponse().status
@@ -74,18 +88,23 @@ def web(host, port, method, path):
         door.close()
 
 
+def told(host, port):
+    """How a port speaks and what it says to whom; None where nobody is there any more."""
+    speaks = speaks_grpc(host, port)
+    if speaks is None:
+        return None
+    if speaks:
+        return {"speaks": "grpc", "said": asked(host, port)}
+    first = web(host, port, *PAGES[0])
+    said = {f"{method} {path}": status for method, path in PAGES if (status := web(host, port, method, path))} if first else {}
+    return {"speaks": "http" if said else "other", "said": said}
+
+
 def main(host):
-    told = {}
-    for port in answering(host):
-        speaks = speaks_grpc(host, port)
-        if speaks is None:
-            continue
-        if speaks:
-            told[port] = {"speaks": "grpc", "said": asked(host, port)}
-        else:
-            said = {f"{method} {path}": status for method, path in PAGES if (status := web(host, port, method, path))}
-            told[port] = {"speaks": "http" if said else "other", "said": said}
-    sys.stdout.write(json.dumps(told))
+    ports = answering(host)
+    with ThreadPoolExecutor(max(1, len(ports))) as pool:  # what speaks neither is silent for as long as it is listened to
+        found = dict(zip(ports, pool.map(lambda port: told(host, port), ports), strict=True))
+    sys.stdout.write(json.dumps({port: answer for port, answer in found.items() if answer}))
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ def environment(token: Path) -> dict[str, str]:
     return {**kept, **ours, "RAY_raylet_start_wait_time_s": "120"}
 
 
-def start_head(host: Host, cpus: int, log: Path, *more: str) -> str:
-    """Start the head; its address, once it answers."""
+def start_head(host: Host, cpus: int, log: Path, ray: Sequence[str] = (RAY,)) -> str:
+    """Start the head; its address, once it answers. ``ray``: the command, of another environment than this one."""
     address = f"{host.address}:{PORT}"
-    _start(host, ["--head", f"--port={PORT}", "--dashboard-host=127.0.0.1", *more], cpus, log)
+    _start(host, ["--head", f"--port={PORT}", "--dashboard-host=127.0.0.1"], cpus, log, ray)
     return address
 
 
@@ -39,8 +39,8 @@ def start_node(host: Host, address: str, cpus: int, log: Path) -> subprocess.Pop
     return _start(host, [f"--address={address}"], cpus, log)
 
 
-def _start(host: Host, how: Sequence[str], cpus: int, log: Path) -> subprocess.Popen[str]:
-    command = [RAY, "start", *how, f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--object-store-memory=200000000", "--block"]
+def _start(host: Host, how: Sequence[str], cpus: int, log: Path, ray: Sequence[str] = (RAY,)) -> subprocess.Popen[str]:
+    command = [*ray, "start", *how, f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--object-store-memory=200000000", "--block"]
     with log.open("w") as file:
         process = host.start(command, stdout=file, stderr=subprocess.STDOUT)
     until(lambda: process.poll() is not None or "Ray runtime started" in log.read_text(), timeout_s=240)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hosts import INTERFACE, Host, hosts, missing
+from hosts import INTERFACE, hosts, missing
 from processes import until
 from rayhosts import QUICK, RAY, environment, start_head, start_node
 from runs import curve, events, lines, small_run, train_on_gang
+from strangers import check_refused, knocked, listening, speaking
 
 from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.run import RunFile
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
-KNOCKING = Path(__file__).parents[1] / "knocking.py"
 COMMAND = Path(RAY).with_name("tunefleet")
 SETTINGS: dict[str, Any] = {
     "training": {"max_steps": 120},
@@ -41,6 +40,7 @@ class Story:
     outcome: int = 0
     said: str = ""
     knocked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    listening: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
@@ -59,24 +59,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         told = Story(run, doctor)
         driver = a.start([str(COMMAND), "train", str(file), "--address", address], stderr=subprocess.PIPE)
         until(lambda: driver.poll() is not None or any(line["step"] >= 25 for line in lines(run)), timeout_s=400)
-        stranger = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": "/nonexistent"}
+        told.listening = {host.name: listening(host) for host in (a, b)}
         b.plug("right")
-        told.knocked["a"] = knocked(c, a, **stranger)
+        told.knocked["a"] = knocked(c, a.address)
         c.plug("right")
-        told.knocked["b"] = knocked(c, b, **stranger)
+        told.knocked["b"] = knocked(c, b.address)
         c.plug("left")
         start_node(c, address, 1, folder / "c.log")
         _, told.said = driver.communicate(timeout=600)
         told.outcome = driver.returncode
     return told
-
-
-def knocked(stranger: Host, host: Host, **environment: str) -> dict[str, dict[str, Any]]:
-    """What answers on a host, and how, when another one knocks at every port."""
-    done = stranger.run([sys.executable, str(KNOCKING), host.address], env=environment)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    return found
 
 
 def test_the_doctor_tries_every_node_and_finds_that_a_folder_is_not_shared(story: Story) -> None:
@@ -118,25 +110,9 @@ def test_there_were_never_two_writers(story: Story) -> None:
     assert [attempt for _, attempt in attempts] == sorted(attempt for _, attempt in attempts)
 
 
-def test_nothing_of_a_cluster_that_could_run_code_answers_a_stranger(story: Story) -> None:
-    for name, ports in story.knocked.items():
-        spoken = [port["speaks"] for port in ports.values()]
-        answers = [set(port["said"].values()) for port in ports.values() if port["speaks"] == "grpc"]
-        assert set().union(*answers) == {"UNAUTHENTICATED", "UNIMPLEMENTED"}
-        assert sum("UNAUTHENTICATED" in said for said in answers) >= 3, f"raylet, object manager and a worker on {name}"
-        done = {page: status for port in ports.values() if port["speaks"] == "http" for page, status in port["said"].items() if 200 <= status < 300}
-        assert not any(page.startswith("POST") for page in done)
-        assert spoken.count("other") <= 4, "the rendezvous and gloo's own, of the one rank there"
-
-
-def test_nothing_of_a_local_run_answers_another_host(tmp_path: Path) -> None:
-    if why := missing():
-        pytest.skip(why)
-    run = small_run(tmp_path, training={"max_steps": 100000}, evaluation={"every_steps": None}, checkpoint={"every_steps": None})
-    (file := tmp_path / "run.yaml").write_text(yaml.safe_dump(run.model_dump(mode="json")))
-    (token := tmp_path / "token").write_text("0123456789abcdef" * 4)
-    with hosts("a", "b", environment=environment(token)) as (a, b):
-        driver = a.start([str(COMMAND), "train", str(file)], stderr=subprocess.DEVNULL)
-        until(lambda: driver.poll() is not None or lines(run), timeout_s=400)
-        assert knocked(b, a) == {}
-        assert driver.poll() is None, "the run was there all the time"
+def test_nothing_of_a_cluster_that_could_run_code_answers_a_stranger_while_ranks_wait_for_each_other(story: Story) -> None:
+    for name, answers in story.knocked.items():
+        check_refused(answers, at_least=3)  # raylet, object manager and a worker
+        open_ports = speaking(answers, "other")
+        assert open_ports, "the rendezvous on the node of rank 0, and gloo's own of the one rank on each"
+        assert all(story.listening[name][port].startswith("ray::RayTrainWorker") for port in open_ports), story.listening[name]

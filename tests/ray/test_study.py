@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import yaml
 from livestudies import RATE, small_study, trial_events, trial_lines, trials
 from processes import until
+from raymetadata import metadata
+from s3server import CANARY
 
 from tunefleet.cluster.storage import open_storage
 
@@ -35,7 +38,10 @@ def study(before: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("study")
     asha = {"kind": "asha", "grace_steps": 20, "reduction_factor": 3}
     made = small_study(
-        folder, [3e-3, 1e30, 1e-6], run={"training": {"max_steps": 200}, "evaluation": {"every_steps": 20, "samples": {"number": 0}}}, stopper=asha
+        folder,
+        [3e-3, 1e30, 1e-6],
+        run={"training": {"max_steps": 200}, "logging": {"trackers": ["tensorboard"]}, "evaluation": {"every_steps": 20, "samples": {"number": 0}}},
+        stopper=asha,
     )
     return made, tune_study(made)
 
@@ -94,6 +100,20 @@ def test_no_placement_group_actor_or_worker_that_holds_resources_is_left(study: 
     pids = [worker["pid"] for name in trials(made) for event in trial_events(made, name) if event["event"] == "group_started" for worker in event["workers"]]
     assert len(pids) >= 6
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), timeout_s=60)
+
+
+def test_no_secret_of_the_environment_is_in_a_study_or_in_anything_that_ray_keeps(study: Any, ray_session: Any) -> None:
+    import ray
+
+    made, _ = study
+    assert all(CANARY in os.environ[name] for name in ("A_PASSWORD_OF_MINE", "SOME_API_KEY"))
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    files = [path for place in (Path(made.output), session) for path in place.rglob("*") if path.is_file()]
+    assert {"trials.jsonl", "report.html", "done.json", "manifest.json"} <= {path.name for path in files}
+    assert any(path.name.startswith("events.out.tfevents") for path in files)
+    assert any(path.suffix in (".log", ".err", ".out") for path in files)
+    assert [str(path) for path in files if CANARY.encode() in path.read_bytes()] == []
+    assert CANARY not in metadata(ray_session.address)
 
 
 def test_what_is_resumed_when_it_is_done_changes_nothing(study: Any) -> None:

@@ -1,11 +1,13 @@
 """What a look at a cluster means: every fault is a finding that names the node and says what to do; a healthy cluster has none."""
 
+import sys
 from dataclasses import replace
 
 import pytest
 
 from tunefleet.cluster.diagnosis import diagnose
-from tunefleet.cluster.nodeprobe import Node, Sum, known_versions
+from tunefleet.cluster.network import NAMES
+from tunefleet.cluster.nodeprobe import Node, Probe, Sum, known_versions
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "tunefleet": "code 0123456789ab"}
 HEAD = Node("head", "10.0.0.1", versions=VERSIONS, interface="eth0", storage="", disk_free=400 << 30, disk_total=500 << 30)
@@ -63,3 +65,12 @@ def test_the_versions_of_this_process_are_known_and_the_code_is_one_of_them():
     found = known_versions()
     assert {"python", "ray", "torch", "deepspeed", "transformers", "tunefleet"} == set(found)
     assert found["tunefleet"].startswith("code ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loopback interface has another name")
+def test_what_is_tried_is_the_network_that_a_run_would_take(monkeypatch):
+    for name in NAMES:
+        monkeypatch.setenv(name, "")
+    assert Probe().facts("127.0.0.1", ["127.0.0.1"], {})["interface"] == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    assert Probe().facts("127.0.0.1", ["127.0.0.1"], {"GLOO_SOCKET_IFNAME": "ib0"})["interface"] == "ib0"

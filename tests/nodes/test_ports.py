@@ -1,0 +1,52 @@
+"""Who answers a stranger: nothing of a local run; of a head that takes submitted jobs, its metrics and nothing that could run code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jobcluster
+import pytest
+import yaml
+from hosts import hosts
+from processes import until
+from rayhosts import RAY, environment, start_head
+from runs import lines, small_run
+from strangers import check_refused, knocked, listening, speaking
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+DASHBOARD = "8265"
+READ = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
+
+
+def test_nothing_of_a_local_run_answers_another_host_or_runs_code_for_another_user_of_this_one(tmp_path: Path) -> None:
+    """As it comes: nothing is said about a token, so Ray makes one. The ranks have met and are at work, so that their own ports are open too."""
+    run = small_run(tmp_path, training={"max_steps": 100000}, evaluation={"every_steps": None}, checkpoint={"every_steps": None})
+    (file := tmp_path / "run.yaml").write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    plain = {name: value for name, value in environment(tmp_path / "none").items() if not name.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
+    with hosts("a", "b", environment=plain) as (a, b):
+        driver = a.start([str(Path(RAY).with_name("tunefleet")), "train", str(file)], stderr=subprocess.DEVNULL)
+        until(lambda: driver.poll() is not None or lines(run), timeout_s=400)
+        outside, inside, known = knocked(b, a.address), knocked(a, "127.0.0.1"), listening(a)
+        assert driver.poll() is None, "the run was there all the time"
+    assert outside == {}
+    check_refused(inside, at_least=6)  # GCS, raylet, object manager, driver, two ranks
+    assert {known[port].partition(".")[0] for port in speaking(inside, "other")} == {"ray::RayTrainWorker"}
+
+
+def test_of_a_head_that_takes_jobs_only_metrics_answer_a_stranger_and_they_hold_no_secret(tmp_path: Path) -> None:
+    (token := tmp_path / "token").write_text("0123456789abcdef" * 4)
+    ray = [str(jobcluster.environment()), "-m", "ray.scripts.scripts"]
+    kept = {name: value for name, value in environment(token).items() if name != "PYTHONPATH"}
+    with hosts("a", "b", environment={**kept, "A_PASSWORD_OF_MINE": "canary-environment"}) as (a, b):
+        start_head(a, 1, tmp_path / "a.log", ray)
+        until(lambda: any(port == DASHBOARD for port in listening(a)), timeout_s=240)
+        outside, inside, known = knocked(b, a.address), knocked(a, "127.0.0.1"), listening(a)
+        pages = {port: b.run([sys.executable, "-c", READ, f"http://{a.address}:{port}/metrics"]).stdout for port in speaking(outside, "http")}
+    check_refused(outside, at_least=3)  # GCS, raylet, object manager
+    assert DASHBOARD not in outside
+    assert inside[DASHBOARD]["said"]["GET /api/jobs/"] == 401
+    assert speaking(outside, "other") == [], known
+    assert any("ray_node" in page for page in pages.values()), "metrics are open, and are what they are said to be"
+    assert not any(word in page for page in pages.values() for word in ("canary", token.read_text()))
