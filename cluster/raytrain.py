@@ -50,6 +50,7 @@ class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
         super().__init__(FailureConfig(max_failures=-1))
         self._budget, self._progress, self._notes, self._workers, self._bundle, self._nodes = budget, progress, notes, workers, bundle or {}, nodes
         self._blamed: list[tuple[int, tuple[int, ...]]] = []
+        self._judged = 0  # the last attempt of which a failure was seen
         self._avoid: set[str] = set()
         self._seen_stacks: set[str] = set()
 
@@ -65,7 +66,10 @@ class Judge(FailurePolicy):  # type: ignore[misc]  # Ray has no types
     def _avoided(self, failure: Failure) -> tuple[list[str], str]:
         """Nodes that the next group keeps away from, by address, and a word about the new ones among them."""
         members = [Members(line["attempt"], {w["rank"]: w["address"] for w in line["workers"]}) for line in read_lines(self._notes, STARTED)]
-        self._blamed += [(members[-1].attempt, failure.ranks)] if members and failure.kind in ("died", "hung") else []
+        attempt = members[-1].attempt if members else 0
+        if failure.kind in ("died", "hung") and attempt > self._judged:  # else it failed before its ranks could say where they are
+            self._blamed.append((attempt, failure.ranks))
+        self._judged = attempt
         bad = unreliable(members, self._blamed)
         new = bad - self._avoid
         if not new:

@@ -117,6 +117,16 @@ def test_a_node_whose_ranks_died_twice_is_avoided_where_the_others_have_room_and
     assert second["reason"].endswith("b failed twice and is avoided from now on")
 
 
+def test_a_group_that_dies_before_it_has_said_where_it_is_blames_no_node_of_the_one_before(tmp_path):
+    notes = open_storage(tmp_path)
+    nodes = [{"NodeID": f"id-{name}", "NodeManagerAddress": name, "Alive": True, "Resources": {"CPU": 1.0}} for name in ("a", "b", "c")]
+    judge = Judge(Budget(5, 0), lambda: 0, notes, workers=2, bundle={"CPU": 1.0}, nodes=lambda: nodes)
+    SharedLines(notes, STARTED).add({"attempt": 1, "workers": [{"rank": rank, "address": address} for rank, address in enumerate("ab")]})
+    for _ in range(3):
+        judge.make_decision(group_of(r1=DEATH))
+    assert not any("avoided" in line for line in read_lines(notes, FAILURES))
+
+
 def test_a_node_is_not_avoided_where_nothing_else_has_room(tmp_path):
     notes = open_storage(tmp_path)
     judge = Judge(Budget(5, 0), lambda: 0, notes, workers=1, bundle={"CPU": 1.0}, nodes=lambda: [])
