@@ -27,7 +27,7 @@ OTHERS = (
 """What Ray has in C++ alone: (name, whether the question is a stream, whether the answer is)."""
 PAGES = (
     ("GET", "/"),
-    ("GET", "/metrics"),
+    ("GET", "/api/gcs_healthz"),
     ("GET", "/api/version"),
     ("GET", "/api/jobs/"),
     ("GET", "/logs"),

@@ -44,7 +44,8 @@ def test_of_a_head_that_takes_jobs_only_metrics_answer_a_stranger_and_they_hold_
         until(lambda: any(port == DASHBOARD for port in listening(a)), timeout_s=240)
         outside, inside, known = knocked(b, a.address), knocked(a, "127.0.0.1"), listening(a)
         pages = [b.run([sys.executable, "-c", READ, f"http://{a.address}:{port}"]).stdout for port in speaking(outside, "metrics")]
-    check_refused(outside, at_least=3)  # GCS, raylet, object manager
+    for answers in (outside, inside):
+        check_refused(answers, at_least=3)  # GCS, raylet, object manager
     assert DASHBOARD not in outside
     assert inside[DASHBOARD]["said"]["GET /api/jobs/"] == 401
     assert speaking(outside, "other") == [], known
