@@ -5,14 +5,18 @@ import sys
 from typing import Any, get_args, get_origin
 
 import pytest
+import torch
 import yaml
 from pydantic import BaseModel
 from tiny_models import CONFIGS
 
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.plugins import Plugin
+from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.checkpoint import commit, write_part
 from tunefleet.trainers.exported import load_exported
 from tunefleet.trainers.foreign import code_of, dotted_kinds, is_left_behind
+from tunefleet.trainers.fragment_files import Fragment
 from tunefleet.trainers.models import model_config
 from tunefleet.trainers.run import Model, RunFile
 from tunefleet.trainers.stage import DONE, EVENTS, METRICS
@@ -111,6 +115,36 @@ def test_what_a_run_has_left_is_refused_with_its_code_until_the_command_line_say
     assert "--trust-code" in said
     assert main([verb, str(file), repeated]) == 2  # for other reasons: nothing else of the file is there
     assert "asks for code to be run" not in capsys.readouterr().err
+
+
+VERBS = {
+    "evaluate": ["evaluate", "{run}"],
+    "generate": ["generate", "{run}", "--prompt", "Hello"],
+    "export": ["export", "{run}"],
+    "plan": ["plan", "{run}/run.yaml"],
+    "resume": ["train", "{run}/run.yaml", "--resume"],
+    "report": ["report", "{run}"],
+    "status": ["status", "{run}"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_runs_the_code_of_a_run_that_somebody_left(stranger, tmp_path, capsys, verb):
+    """Its model's own code, and its modules; what only reads does so, and what would have to run them refuses."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "modeling_stranger.py").write_text(f"open({str(tmp_path / 'sentinel')!r}, 'w')\n")
+    code = {name: f"modeling_stranger.{name}" for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")}
+    (model / "config.json").write_text(json.dumps({**CONFIGS["llama"], "model_type": "stranger", "auto_map": code}))
+    asks = {"model": {"name_or_path": str(model), "trust_remote_code": True}, "objective": "stranger.thing", "evaluation": {"metrics": ["stranger.thing"]}}
+    (stranger / "run.yaml").write_text(yaml.safe_dump({**PLAIN, **asks, "output": str(stranger)}))
+    storage, folder = open_storage(stranger), "checkpoints/step-00000001"
+    write_part(storage, folder, "a", 0, [Fragment("w", slot, (2,), 0, torch.zeros(2)) for slot in ("weight", "exp_avg")])
+    commit(storage, folder, {"version": 1, "step": 1, "fence": 1, "attempt": "a", "optimizer": {"kind": "adamw", "updates": 1, "slots": []}, "meta": {}}, 1)
+    exit_code = main([word.format(run=stranger) for word in VERBS[verb]])
+    said = capsys.readouterr()
+    assert exit_code == (0 if verb in ("report", "status") else 2), said.err
+    assert verb in ("report", "status") or "asks for code to be run" in said.err
 
 
 def test_a_base_that_somebody_left_is_refused_too(stranger, tmp_path, capsys):
