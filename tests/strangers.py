@@ -16,7 +16,7 @@ HEALTH = "grpc.health.v1.Health/Check"
 _LISTENING = """
 import json, psutil, sys
 found = [c for c in psutil.net_connections("inet") if c.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
-json.dump({c.laddr.port: " ".join(psutil.Process(c.pid).cmdline()) for c in found if c.pid and psutil.pid_exists(c.pid)}, sys.stdout)
+json.dump({c.laddr.port: " ".join(psutil.Process(c.pid).cmdline()).strip() for c in found if c.pid and psutil.pid_exists(c.pid)}, sys.stdout)
 """
 
 Answers = Mapping[str, Mapping[str, Any]]
