@@ -123,7 +123,7 @@ def _speed(total: Sum | None) -> Finding:
     fix = "open all ports between the nodes, or name the right interface by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
     if total.trouble:
         return Finding("all-reduce", "problem", f"the {total.nodes} nodes do not reach each other: {total.trouble}", fix)
-    found = f"{total.rate() / 1e6:.3g} MB/s over {total.nodes} nodes by gloo, {total.size >> 20} MiB in {total.seconds * 1000:.0f} ms"
+    found = f"{total.rate() / 1e6:.1f} MB/s over {total.nodes} nodes by gloo, {total.size >> 20} MiB in {total.seconds * 1000:.0f} ms"
     state = _state(-total.rate(), -RATE_NOTE, -RATE_PROBLEM)
     return Finding("all-reduce", state, found, "" if state == "ok" else "put the nodes into one zone or placement group, or name the fast interface")
 

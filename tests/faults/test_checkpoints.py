@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hosts import missing
+from hosts import needs_hosts
 
 from tunefleet.cluster.errors import CheckpointError, StorageError
 from tunefleet.cluster.storage import Storage, file_events, open_storage
@@ -65,7 +65,7 @@ def test_a_save_that_is_killed_at_any_file_event_leaves_the_one_before_or_the_ne
     assert set(found) == {5, 10}
 
 
-@pytest.mark.skipif(bool(missing()), reason=missing())
+@needs_hosts
 def test_a_disk_that_takes_no_more_keeps_the_checkpoint_before_and_is_told_with_path_and_bytes(tmp_path: Path) -> None:
     """On a real file system of 16 MB, which only the processes in its namespace see: full, and then read-only."""
     tests = Path(__file__).parents[1]

@@ -52,6 +52,12 @@ def test_a_network_that_is_slow_or_shut_is_found(total, state):
     assert list(told(HEAD, NODE, total=total)) == [("all-reduce", state)]
 
 
+def test_a_rate_is_said_in_plain_figures_however_slow_or_fast():
+    said = [told(HEAD, NODE, total=Sum(2, 1 << 20, 2.193))["all-reduce", "problem"].found]
+    said += [f.found for f in diagnose([HEAD, NODE], Sum(2, 64 << 20, 0.02)) if f.subject == "all-reduce"]
+    assert [text.partition(" over")[0] for text in said] == ["0.5 MB/s", "3355.4 MB/s"]
+
+
 def test_a_clock_that_cannot_be_read_more_closely_is_not_blamed():
     assert told(HEAD, replace(NODE, clock_offset=3.0, clock_error=2.5)) == {}
 
