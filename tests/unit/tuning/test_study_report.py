@@ -12,6 +12,7 @@ from studies import BEGAN, make_study, play, population, study_folder
 from tunefleet.cluster.errors import OutputError
 from tunefleet.cluster.lease import Lease
 from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.report.wording import metric_name, metric_unit
 from tunefleet.tuning import cli
 from tunefleet.tuning.importance import common_step, importance
 from tunefleet.tuning.lines import FAILED, FINISHED, RUNNING, STOPPED, TrialLine, last_lines
@@ -161,3 +162,8 @@ def test_the_verb_writes_the_report_of_a_study(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"report": str(output / "report.html")}
     with pytest.raises(OutputError, match="there is no study"):
         write_report(open_storage(str(tmp_path / "out")))
+
+
+def test_a_metric_of_one_held_out_set_is_said_in_words_with_its_unit():
+    assert (metric_name("stories/token_accuracy"), metric_unit("stories/token_accuracy")) == ("token accuracy on stories", "share of tokens")
+    assert (metric_name("loss"), metric_unit("loss"), metric_unit("stories/bleu")) == ("loss", "nats per token", "")
