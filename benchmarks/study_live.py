@@ -62,7 +62,7 @@ def tune(folder: Path) -> int:
     with connect(None, cpus_needed=ABREAST * WORKERS) as session:
         code = tunefleet(["tune", str(folder / "study.yaml"), "--resume=auto"])
         whole = session.resources()["CPU"]
-        until(lambda: ray.available_resources().get("CPU", 0.0) >= whole, timeout_s=60)
+        until(lambda: ray.available_resources().get("CPU", 0.0) >= whole, timeout_s=240)
         alive = [actor["ActorClassName"] for actor in actors().values() if actor["State"] != "DEAD"]
         (folder / LEFT).write_text(json.dumps({"placement_groups": holding(), "actors": alive, "cpus_held": whole - ray.available_resources()["CPU"]}))
     return code
@@ -107,7 +107,7 @@ def main() -> None:
     driver = subprocess.Popen([sys.executable, __file__, str(folder), "--tune"], start_new_session=True)
     if code := driver.wait():
         sys.exit(code)
-    until(lambda: not of_session(driver.pid), timeout_s=60)
+    until(lambda: not of_session(driver.pid), timeout_s=240)
     outcome, about = measured(folder, chosen.steps)
     left = {**json.loads((folder / LEFT).read_text()), "processes": of_session(driver.pid)}
     events = read_lines(open_storage(str(folder / "study")), "events.jsonl")
