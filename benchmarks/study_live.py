@@ -1,6 +1,6 @@
 """ASHA live over the recorded grid, two trials of two workers at a time: what `tunefleet tune` found and spent against the grid, and what it left.
 
-    python benchmarks/study_live.py KEEP         half an hour on two cores; the study stays in the folder KEEP; writes benchmarks/results/<date>-study-live.json
+    python benchmarks/study_live.py KEEP         an hour on two busy cores; the study stays in the folder KEEP; writes benchmarks/results/<date>-study-live.json
 
 The configurations, the rows and the model are those of `benchmarks/study_record.py`, whose newest record the outcome is compared with. Steps and losses are
 what counts, not times. The command runs inside a session of Ray that outlives it by a moment, so that what it left there can be counted; then in a session of
