@@ -58,6 +58,11 @@ def graceful(ask: Callable[[], None], within_s: float) -> Iterator[None]:
         ours.close()
 
 
+def stop_wait(grace_s: float) -> dict[str, str]:
+    """What has Ray wait between its SIGTERM to a job and its SIGKILL; its own 3 seconds are too few for a checkpoint."""
+    return {"RAY_JOB_STOP_WAIT_TIME_S": str(int(grace_s + 60))}
+
+
 def asked_first() -> bool:
     """For the handler of SIGTERM: whether this one was the first, and has been passed on as a request."""
     if _grace is None or _grace.asked:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tunefleet.cluster.errors import PreflightError, RequestError, SettingsError, StorageError
+from tunefleet.cluster.grace import stop_wait
 from tunefleet.cluster.jobserver import JobServer, OutOfReachError
 from tunefleet.cluster.masking import masked
 from tunefleet.cluster.session import MARKET, WORKER_ENVIRONMENT, is_spot
@@ -125,7 +126,7 @@ def submit(server: JobServer, parcel: Parcel) -> str:
         "runtime_env": {
             "working_dir": server.upload(_package(files), files),
             "py_modules": [server.upload(_package(ours), ours)],  # a wheel's bytes under another name: Ray unpacks a zip, for a *.whl it would need pip
-            "env_vars": {**WORKER_ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(int(parcel.grace_s + 60))},
+            "env_vars": {**WORKER_ENVIRONMENT, **stop_wait(parcel.grace_s)},
         },
         "metadata": {"job_name": parcel.title, f"{OURS}.kind": parcel.kind, f"{OURS}.output": parcel.output},
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunefleet.cluster.errors import Refusal, RequestError, SettingsError
+from tunefleet.cluster.grace import stop_wait
 from tunefleet.cluster.masking import masked
 
 Manifest = dict[str, Any]
@@ -42,6 +43,7 @@ class Job:
 
     Where there are several every pod has them; Python files among them are modules that a run names, and found on the Python path.
     ``image`` and ``namespace`` replace those of the overlay where they are given; ``workers`` sets how many pods start with the cluster.
+    ``grace_s``: how long it may save when Ray is asked to stop it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Job:
     retries: int = 3
     kept_s: int = 3600
     deadline_s: int | None = None
+    grace_s: float = 120.0
 
 
 def job_name(title: str, suffix: str) -> str:
@@ -117,6 +120,7 @@ def _ray_job(cluster: Manifest, job: Job, namespace: str) -> Manifest:
     if choice:
         choice.group["replicas"] = choice.pods  # the operator hands the command over once they all run
     submitter = _submitter(head["template"])
+    head["template"]["spec"]["containers"][0]["env"] += [{"name": name, "value": value} for name, value in stop_wait(job.grace_s).items()]
     modules = any(name.endswith(".py") for name in job.files)
     for pod in pods if len(job.files) > 1 else pods[:1]:  # the drivers of a study's trials live on workers, and read what its run stands on
         _mount_files(pod["spec"], job, modules=modules)

@@ -115,7 +115,7 @@ def job_of(parcel: Parcel, suffix: str, *, namespace: str = "", image: str = "",
         raise SettingsError("budget.concurrent_trials: is not set", got="null", want="trials at a time, for which the job's cluster is made", fix=fix)
     workers = Workers(scaling["num_workers"] * abreast, scaling["cpus_per_worker"], scaling["use_gpu"])
     name = job_name(parcel.title, suffix)
-    return Job(name, ("tunefleet", *parcel.words), files, namespace=namespace, image=image, workers=workers, retries=retries)
+    return Job(name, ("tunefleet", *parcel.words), files, namespace=namespace, image=image, workers=workers, retries=retries, grace_s=parcel.grace_s)
 
 
 def shared_folders(manifests: Sequence[Manifest]) -> list[str]:

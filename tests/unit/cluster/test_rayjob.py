@@ -141,6 +141,13 @@ def test_names_are_the_jobs_and_none_twice(rendered):
     assert all(name.startswith(JOB.name) for _, name in names)
 
 
+def test_a_job_that_ray_is_asked_to_stop_has_time_to_save(tmp_path):
+    parcel = parcel_of(write(tmp_path), {"failures.stop_timeout_s": "30"}, here=False, shared=())
+    rendered = job_manifests(OVERLAYS["fleet"], job_of(parcel, "ab12cd"))
+    _, head = parts(rendered)
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "90"} in head["spec"]["containers"][0]["env"]
+
+
 def test_a_queue_lets_the_job_go():
     [job, *_] = job_manifests(OVERLAYS["kueue"], JOB)
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "tunefleet"
