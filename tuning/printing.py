@@ -48,13 +48,13 @@ def remark(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; columns of numbers are set to the right."""
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: Sequence[str] = ()) -> None:
+    """A table on stdout; columns of numbers are set to the right, and those named ``whole`` are never broken: they are there to be copied."""
     cells = [tuple(row) for row in rows]
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         numbers = all(row[i].replace(",", "").replace(".", "").isdecimal() for row in cells)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=column in whole)
     for row in cells:
         table.add_row(*row)
     console().print(table)

@@ -15,6 +15,7 @@ VERB = Verb(options=(ADDRESS, Option("--json", "print the jobs as JSON on stdout
 
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Newest first."""
+    from tunefleet.cluster.axes import count
     from tunefleet.cluster.jobs import jobs
 
     found = jobs(server_of(options))
@@ -22,5 +23,6 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
         print_json([asdict(job) for job in found])
     else:
         columns = ("job", "status", "kind", "name", "started", "ended", "output")
-        print_table(f"{len(found)} jobs", columns, [(j.id, j.status, j.kind, j.title, j.started, j.ended, j.output) for j in found])
+        rows = [(j.id, j.status, j.kind, j.title, j.started, j.ended, j.output) for j in found]
+        print_table(count(len(found), "job"), columns, rows, whole=("job",))
     return 0

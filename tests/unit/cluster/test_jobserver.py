@@ -9,6 +9,7 @@ import pytest
 from tunefleet.cluster.errors import PreflightError, SettingsError, StorageError
 from tunefleet.cluster.jobs import follow
 from tunefleet.cluster.jobserver import find_token, job_server, server_url
+from tunefleet.tuning.cli import main
 
 TOKEN = "canary-token-0123456789"
 VERSION = json.dumps({"version": "4", "ray_version": "2.60.0"})
@@ -170,3 +171,15 @@ def test_a_server_that_refuses_ends_it_at_once(head):
     head.answers["/api/jobs/"] = [(403, "Forbidden"), jobs_said("SUCCEEDED")]
     with pytest.raises(PreflightError, match="refuses the token"):
         follow(server, "mine", print, poll_s=0.001)
+
+
+def test_the_id_of_a_job_stands_whole_in_the_list_of_jobs(head, capsys, monkeypatch):
+    name = f"{'a-long-name-of-a-run-' * 2}-1a2b3c"
+    told = {"job_name": "a run with a name of many words", "tunefleet.kind": "run", "tunefleet.output": "s3://bucket/a/long/way/down/to/where/it/all/lies"}
+    entry = {"submission_id": name, "status": "SUCCEEDED", "start_time": 1_700_000_000_000, "end_time": 1_700_000_100_000, "metadata": told}
+    head.answers["/api/jobs/"] = (200, json.dumps([entry]))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    assert main(["jobs", "--address", head.address]) == 0
+    out = capsys.readouterr().out
+    assert name in out
+    assert out.startswith("1 job ")
