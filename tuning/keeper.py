@@ -112,9 +112,7 @@ class Keeper:
 
     def started(self, trial: str, parameters: Mapping[str, Any], pointer: Pointer | None) -> None:
         """A trial's process runs, with these parameters; where they are others than before, PBT gave them, with the checkpoint of another trial."""
-        line = self.trials[trial]
-        if trial in self._since:  # what it did after its last report was never told: its process died, or PBT ended it
-            line = self._costed(line, self._untold(trial))
+        line = self._costed(self.trials[trial], self._untold(trial))  # of an earlier start whose process died, or which PBT ended
         self._since[trial], self._before[trial] = time.time(), line.compute
         if dict(parameters) != dict(line.parameters):
             parent = {"id": pointer.output.rpartition("/")[2], "step": pointer.step} if pointer else None
@@ -216,8 +214,8 @@ class Keeper:
         return self._costed(line, result.get("cost", {}))
 
     def _untold(self, trial: str) -> dict[str, float]:
-        """What the last start of a trial has cost by its own lines, which run on after its last report."""
-        return cost_since(open_storage(self.trials[trial].output), self._since[trial])
+        """What the last start of a trial has cost by its own lines, which run on after its last report; nothing where none has come to a process."""
+        return cost_since(open_storage(self.trials[trial].output), self._since[trial]) if trial in self._since else {}
 
     def _costed(self, line: TrialLine, cost: Mapping[str, float]) -> TrialLine:
         return replace(line, compute=never_less(line.compute, self._before.get(line.id, {}), cost))
