@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tunefleet.data.layout import ANSWERS, Encoded, Record
 from tunefleet.data.shards import Columns, Index, ShardWriter, SourceRows, write_index
+from tunefleet.trainers.evaluation.rows import RowScores, score_share, shares
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,9 @@ def write_store(folder: Path, rows: Rows, sets: dict[str, list[int]] | None = No
     meta = {"sets": sets} if sets else {}
     write_index(folder, Index(fingerprint="rows", layout=Columns.of(ANSWERS), splits={"holdout": writer.close()}, meta=meta))
     return str(folder)
+
+
+def score_rows(scorer: Any, split: Rows, objective: Any, *, batch_size: int, needs: Sequence[str] = ()) -> RowScores:
+    """The scores of every row, of one scorer."""
+    (share,) = shares(split.lengths, batch_size, 1)
+    return score_share(scorer, split, share, objective, needs=needs)

@@ -109,12 +109,17 @@ def flat(value, name=""):
     return {key: item for inner in value for key, item in flat(value[inner], f"{name}.{inner}").items()}
 
 
-def test_actors_find_what_the_ranks_found_and_drop_the_older_waiting_one(watch):
+def test_actors_find_what_the_ranks_found_and_drop_the_older_waiting_one(watch, actors):
     found, events, inline = watch
     names = [content["manifest"] for content in inline]
     assert found.begin(0, None) == []
-    assert [found.start(step, name) for step, name in zip(STEPS, names, strict=True)] == [[], [], []]
-    assert found.protected == {names[0], names[2]}
+    pid = ray.get(actors.handles[0].__ray_call__.remote(lambda actor: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)  # so that the first is surely at work when the others come
+    try:
+        assert [found.start(step, name) for step, name in zip(STEPS, names, strict=True)] == [[], [], []]
+        assert found.protected == {names[0], names[2]}
+    finally:
+        os.kill(pid, signal.SIGCONT)
     results = found.finish()
     assert_same(results, [inline[0], inline[2]])
     assert events == [

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tunefleet.trainers.evaluation.metric import Metric, measured
-from tunefleet.trainers.evaluation.rows import Floats, Ids, RowScores
+from tunefleet.trainers.evaluation.rows import Floats, Ids, RowScores, places_of
 
 DRAWS_AT_ONCE = 1 << 22  # rows drawn before they are counted: bounds the memory of a resample to about 70 MB
 MODELS = ("tuned", "base")
@@ -62,9 +62,7 @@ class Paired:
 
     def select(self, ids: Ids) -> Paired:
         """The rows of these ids, which must all be there."""
-        wanted = np.sort(ids)
-        where = np.searchsorted(self.ids, wanted)
-        assert np.array_equal(self.ids[np.minimum(where, len(self.ids) - 1)] if len(wanted) else wanted, wanted), "a row was not scored"
+        wanted, where = places_of(ids, self.ids)
         statistics = {name: tuple(part[where] for part in parts) for name, parts in self.statistics.items()}
         return replace(self, ids=wanted, tokens=self.tokens[where], statistics=statistics)
 
@@ -132,9 +130,9 @@ def resampled_totals(columns_RK: Floats, resamples: int, seed: int) -> Floats:
     return np.concatenate(found)
 
 
-def interval(value: float, draws_S: Floats, *, share: float = 0.95) -> dict[str, float | None]:
-    """A value and the percentile interval of its resamples; None for what is not finite. Resamples that counted nothing (NaN) are left out."""
-    low, high = ends(draws_S, share)
+def interval(value: float, draws_S: Floats) -> dict[str, float | None]:
+    """A value and the 95% percentile interval of its resamples; None for what is not finite. Resamples that counted nothing (NaN) are left out."""
+    low, high = ends(draws_S, 0.95)
     return {"value": plain(value), "low": low, "high": high}
 
 

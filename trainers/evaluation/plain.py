@@ -123,7 +123,7 @@ class PlainModel:
         from tunefleet.cluster.world import World
         from tunefleet.trainers.models import build
 
-        built = build(plain(run), World.single(device))
+        built = build(of_one_process(run), World.single(device))
         return cls(built.model, device, built.base_fingerprint)
 
     def load(self, storage: Storage, manifest: str) -> None:
@@ -149,7 +149,7 @@ class PlainModel:
                 parameters[name].copy_(tensor)
 
 
-def plain(run: RunFile) -> RunFile:
-    """The run as one process computes it: nothing partitioned, nothing recomputed."""
+def of_one_process(run: RunFile) -> RunFile:
+    """The run as it is computed without others: nothing partitioned, nothing recomputed."""
     training = run.training.model_copy(update={"gradient_checkpointing": False})
     return run.model_copy(update={"zero": run.zero.model_copy(update={"stage": 0, "offload": "none"}), "training": training})

@@ -48,9 +48,7 @@ class RowScores:
 
     def select(self, ids: Ids) -> RowScores:
         """The rows of these ids, which must all be there, in ascending order."""
-        wanted = np.sort(ids)
-        where = np.searchsorted(self.ids, wanted)
-        assert np.array_equal(self.ids[np.minimum(where, len(self.ids) - 1)] if len(wanted) else wanted, wanted), "a row was not scored"
+        wanted, where = places_of(ids, self.ids)
         texts = {name: [values[i] for i in where.tolist()] for name, values in self.texts.items()}
         return RowScores(wanted, {name: values[where] for name, values in self.sums.items()}, texts)
 
@@ -68,6 +66,14 @@ class RowScores:
     def holds(self, wanted: Collection[str]) -> bool:
         """Whether all of these are known."""
         return all(name in self.sums or name in self.texts for name in wanted)
+
+
+def places_of(ids: Ids, among: Ids) -> tuple[Ids, Ids]:
+    """Some ids, ascending, and where each stands among others, which are ascending and hold them all."""
+    wanted = np.sort(ids)
+    where: Ids = np.searchsorted(among, wanted).astype(np.int64)
+    assert np.isin(wanted, among, assume_unique=True).all(), "a row was not scored"
+    return wanted, where
 
 
 class SomeRows(Protocol):
@@ -135,14 +141,6 @@ def score_share(
             assert len(sums["nll"]) == len(ids), "the objective makes no one row of a record"
             found.append(RowScores(ids, {name: tensor.cpu().numpy() for name, tensor in sums.items()}))
     return merge(found) if found else empty({*(("correct",) if correct else ()), *(BINNED if binned else ())})
-
-
-def score_rows(
-    scorer: Scorer, split: SomeRows, objective: Objective, *, batch_size: int, device: torch.device | str = "cpu", needs: Collection[str] = ()
-) -> RowScores:
-    """Score every row of a split in this process."""
-    (share,) = shares(split.lengths, batch_size, 1)
-    return score_share(scorer, split, share, objective, device=device, needs=needs)
 
 
 def _binned(scores: TokenScores, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:

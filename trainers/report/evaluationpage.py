@@ -55,11 +55,15 @@ def evaluation_page(evaluation: Mapping[str, Any], now: float) -> str:
     return page(
         short_name(str(content["source"])),
         kind="evaluation",
-        about=f"The {which(content)}, compared with its base model {content.get('base_model', '')}".rstrip() + ".",
+        about=f"The {which(content)}, compared with its base model {content.get('base_model', '')}".rstrip() + f"{_suite(content)}.",
         lead=[*lead, figures(_figures(run, content))],
         sections=[part for part in parts if part is not None],
         foot=f"Written {moment(now)} of {run.address}. The same numbers: tunefleet evaluate --json.",
     )
+
+
+def _suite(content: Mapping[str, Any]) -> str:
+    return f", on the suite {content['suite']}" if content.get("suite") else ""
 
 
 def _figures(run: Gathered, content: Mapping[str, Any]) -> list[Figure]:

@@ -9,7 +9,7 @@ from typing import Any
 from tunefleet.cluster.axes import count
 from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
-from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
+from tunefleet.cluster.page import Cell, Section, fold, grid, notice, section, table
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import compared, digits_of, result, way, which
 from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, with_interval
@@ -26,11 +26,12 @@ def heldout(run: Gathered) -> Section | None:
     metrics = list(evaluation.get("tuned", {}))
     about = f"The {which(evaluation)} and the base model scored the same examples. Intervals are 95% bootstrap intervals over examples."
     pictures = grid(*(_picture(name, evaluation["sets"]) for name in metrics), small=True)
-    return section("Held-out examples", pictures, *(_numbers(run, *held) for held in evaluation["sets"].items()), _history(run, metrics), about=about)
+    failed = [notice(f"{metric_name(name)} could not be computed: {why}", tone="bad") for name, why in evaluation.get("failed", {}).items()]
+    return section("Held-out examples", *failed, pictures, *(_numbers(run, *held) for held in evaluation["sets"].items()), _history(run, metrics), about=about)
 
 
 def _picture(name: str, sets: Mapping[str, Any]) -> Markup:
-    rows = [Range(held, list(_estimates(part, name))) for held, part in sets.items()]
+    rows = [Range(held, list(_estimates(part, name))) for held, part in sets.items() if name in part.get("tuned", {})]
     values = [estimate.value for row in rows for estimate in row.estimates]
     log = bool(values) and max(values) > APART * min(values) > 0
     unit = metric_unit(name) or metric_name(name)

@@ -49,6 +49,8 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
             say=counter.say,
         )
     gate = evaluation.get("gate")
+    for name, why in evaluation["failed"].items():
+        remark(f"metric {name} could not be computed: {why}")
     if options.html:
         remark(f"page: {write_evaluation_page(evaluation, options.html)}")
     if options.json:

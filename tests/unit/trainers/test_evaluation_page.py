@@ -31,6 +31,13 @@ def test_the_page_says_what_was_found() -> None:
     assert f"loss: {found['rows_won']['loss']['won']} examples better" in html
 
 
+def test_a_metric_that_raised_and_the_suite_are_named() -> None:
+    html = evaluation_page({**looked_into({}), "failed": {"mine": f"ValueError: {EVIL}"}, "suite": "sums and stories"}, BEGAN)
+    assert "mine could not be computed: ValueError" in html
+    assert "<script" not in html
+    assert "on the suite sums and stories." in html
+
+
 def test_hostile_words_stay_words() -> None:
     html = evaluation_page(looked_into(dict.fromkeys(("source", "label", "set", "text"), EVIL)), BEGAN)
     assert "<script" not in html

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from heldout import random_rows
+from heldout import random_rows, score_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunefleet.trainers.evaluation.rows import RowScores, merge, score_rows, score_share, shares
+from tunefleet.trainers.evaluation.rows import RowScores, merge, score_share, shares
 from tunefleet.trainers.objectives.sft import Sft
 from tunefleet.trainers.scoring import TokenScorer
 

@@ -5,14 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from heldout import random_rows
+from heldout import random_rows, score_rows
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.plugins import plugin
 from tunefleet.trainers.evaluation.metric import measured
-from tunefleet.trainers.evaluation.rows import BINS, TIMED, RowScores, merge, score_rows, score_share, shares
+from tunefleet.trainers.evaluation.rows import BINS, TIMED, RowScores, merge, score_share, shares
 from tunefleet.trainers.objectives.sft import Sft
 from tunefleet.trainers.run import METRICS
 from tunefleet.trainers.scoring import TokenScorer
