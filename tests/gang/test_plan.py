@@ -9,7 +9,9 @@ import pytest
 from plans import MODELS, job, measured, planned_run
 from runs import small_run
 
+from tunefleet.trainers.models import skeleton
 from tunefleet.trainers.plan.dry import dry_runs
+from tunefleet.trainers.plan.work import sizes_of
 from tunefleet.tuning.cli import main
 
 pytestmark = [pytest.mark.gang, pytest.mark.timeout(600)]
@@ -19,6 +21,7 @@ CASES = {
     "gpt2-1-bf16": planned_run(MODELS["gpt2"], stage=1, ranks=2, precision="bf16"),
     "qwen3-2-lora": planned_run(MODELS["qwen3"], stage=2, ranks=2, peft="lora"),
     "llama-3-recompute": planned_run(MODELS["llama"], stage=3, ranks=2, recompute=True),
+    "llama-1-offload": planned_run(MODELS["llama"], stage=1, ranks=2, precision="bf16", offload="optimizer"),
     "moe-3": planned_run(MODELS["qwen3_moe"], stage=3, ranks=1),
 }
 
@@ -30,6 +33,8 @@ def test_the_dry_run_is_within_a_tenth_of_what_a_rank_holds() -> None:
         for real in measured(run):
             assert plan.device == pytest.approx(real.device, rel=0.1), f"{name}: planned {plan}, measured {real}"
             assert plan.resting == pytest.approx(real.resting, rel=0.1), f"{name}: between steps"
+    whole = sizes_of(skeleton(CASES["llama-1-offload"].model)).trained * 4
+    assert told[list(CASES).index("llama-1-offload")].parts["gradients"] >= whole, "gradients are accumulated in fp32, and not partitioned"
 
 
 def test_the_verb_tells_every_stage_and_marks_the_chosen_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +47,8 @@ def test_the_verb_tells_every_stage_and_marks_the_chosen_one(tmp_path: Path, cap
     assert all(choice["memory"]["why"] == "" for choice in plan["choices"])
     assert plan["own_hours"] == pytest.approx(plan["rows"]["tokens"] / 100 / 3600)
     assert plan["flops"] == pytest.approx(plan["flops_per_token"] * plan["rows"]["tokens"])
+    assert main(["plan", str(file), "--json", "--own"]) == 0
+    assert json.loads(capsys.readouterr().out)["choices"] == [plan["choices"][3]]
     assert not Path(run.output).exists()
     assert not Path(run.data.store).exists()
 

@@ -47,7 +47,7 @@ def floor_bytes(run: RunFile, sizes: Sizes) -> tuple[int, int]:
     if not run.scaling.use_gpu or run.zero.offload == "none":
         return weights + state + gradients, 0
     if run.zero.offload == "optimizer":
-        return weights, state
+        return weights + (gradients if stage == 1 else 0), state
     return 0, weights + state
 
 

@@ -105,6 +105,7 @@ def _gradients(engine: Engine) -> Iterator[torch.Tensor | None]:
         case DeepSpeedZeroOptimizer_Stage3():
             yield optimizer.grad_partitions_flat_buffer
         case DeepSpeedZeroOptimizer():
+            yield from map(optimizer.get_param_gradient_attribute, engine.parameters.values())  # in fp32 beside bf16 weights, where they are not partitioned
             yield from (gradient for group in optimizer.averaged_gradients.values() for gradient in group or ())
 
 

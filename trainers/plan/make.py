@@ -75,8 +75,8 @@ class Plan:
         return next(choice for choice in self.choices if choice.chosen)
 
 
-def plan_of(link: Link, figures: Figures, *, at_once: int) -> Plan:
-    """The plan of a run that has no problems. Raises SettingsError for a model whose config cannot be had."""
+def plan_of(link: Link, figures: Figures, *, at_once: int, own: bool = False) -> Plan:
+    """The plan of a run that has no problems; with ``own`` of its own ZeRO setting alone. Raises SettingsError for a model whose config cannot be had."""
     import torch
 
     from tunefleet.trainers.models import equipped, skeleton
@@ -87,7 +87,7 @@ def plan_of(link: Link, figures: Figures, *, at_once: int) -> Plan:
     sizes = sizes_of(bare)
     kind, _ = batching_kind(run.data.batching, bare, torch.device("cuda" if run.scaling.use_gpu else "cpu"))
     rows = rows_of(run, kind)
-    choices = _choices(run, sizes, rows, at_once)
+    choices = _choices(run, sizes, rows, at_once, own=own)
     chosen = next(choice for choice in choices if choice.chosen)
     each = flops_per_token(sizes, context=rows.tokens_a_row or run.data.max_length, recompute=run.training.gradient_checkpointing)
     flops = None if rows.tokens is None else each * rows.tokens
@@ -109,12 +109,12 @@ def planned(link: Link) -> RunFile:
     return run.model_copy(update={"model": model, "training": training})
 
 
-def _choices(run: RunFile, sizes: Sizes, rows: Rows, at_once: int) -> tuple[Choice, ...]:
-    own = (run.zero.stage, run.zero.offload)
-    settings = [one for one in SETTINGS if run.scaling.use_gpu or one[1] == "none" or one == own]
+def _choices(run: RunFile, sizes: Sizes, rows: Rows, at_once: int, *, own: bool) -> tuple[Choice, ...]:
+    mine = (run.zero.stage, run.zero.offload)
+    settings = [mine] if own else [one for one in SETTINGS if run.scaling.use_gpu or one[1] == "none" or one == mine]
     jobs = [Job(with_zero(run, stage, offload).model_dump_json(), rows.shape) for stage, offload in settings]
     return tuple(
-        Choice(stage, offload, (stage, offload) == own, memory, need_of_host(with_zero(run, stage, offload), sizes, memory, ranks=run.scaling.num_workers))
+        Choice(stage, offload, (stage, offload) == mine, memory, need_of_host(with_zero(run, stage, offload), sizes, memory, ranks=run.scaling.num_workers))
         for (stage, offload), memory in zip(settings, dry_runs(jobs, at_once=at_once), strict=True)
     )
 

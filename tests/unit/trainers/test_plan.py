@@ -64,6 +64,7 @@ def test_the_floor_is_that_of_the_zero_paper() -> None:
     assert floor_bytes(gpu(1), SEVEN) == (7 * BILLION * 2 + 7 * BILLION * 12 // 8 + 7 * BILLION * 4, 0)
     assert floor_bytes(gpu(2), SEVEN) == (7 * BILLION * 2 + 7 * BILLION * 12 // 8, 0)
     assert floor_bytes(gpu(3), SEVEN) == (7 * BILLION * 14 // 8, 0)
+    assert floor_bytes(gpu(1, "optimizer"), SEVEN) == (7 * BILLION * 2 + 7 * BILLION * 4, 7 * BILLION * 12 // 8)
     assert floor_bytes(gpu(2, "optimizer"), SEVEN) == (7 * BILLION * 2, 7 * BILLION * 12 // 8)
     assert floor_bytes(gpu(3, "parameters"), SEVEN) == (0, 7 * BILLION * 14 // 8)
 

@@ -1,6 +1,7 @@
 """A study before and after its trials: its output is held and refused like a run's, its room is reckoned, its time adds up, its best run file is one."""
 
 import time
+from pathlib import Path
 
 import pytest
 from livestudies import RATE, small_study
@@ -9,6 +10,8 @@ from tunefleet.cluster.errors import OutputError, PreflightError, SettingsError
 from tunefleet.cluster.metrics import SharedLines
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.run import load_run
+from tunefleet.trainers.stopping import asked_to_stop
+from tunefleet.tuning.cli import main
 from tunefleet.tuning.lines import TRIALS, TrialLine
 from tunefleet.tuning.runstudy import BEST, STUDY, base_of, held, room_for, spent_before, told, write_best
 from tunefleet.tuning.study import read_study
@@ -46,6 +49,18 @@ def test_an_output_that_exists_wants_a_word_and_an_empty_one_has_nothing_to_resu
 def test_two_studies_do_not_write_one_output(storage, study):
     with held(storage, study, resume=False, overwrite=False), pytest.raises(OutputError, match="in use"):
         hold(storage, study)
+
+
+def test_stop_asks_the_study_that_holds_an_output_and_no_later_start_of_it(storage, study, monkeypatch):
+    folder = Path(study.file.output)
+    monkeypatch.chdir(folder.parent)
+    with held(storage, study, resume=False, overwrite=False) as fence:
+        storage.put(STUDY, b"{}")
+        assert main(["stop", folder.name]) == 0
+        assert asked_to_stop(storage, fence) == "tunefleet stop"
+    assert main(["stop", folder.name]) == 2
+    with held(storage, study, resume=True, overwrite=False) as fence:
+        assert asked_to_stop(storage, fence) is None
 
 
 def test_a_request_that_turns_out_wrong_leaves_the_output_free_unless_a_trial_has_begun(storage, study):
