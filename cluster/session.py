@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tunefleet
+from tunefleet.cluster.authtoken import guard_token
 from tunefleet.cluster.errors import PreflightError
 from tunefleet.cluster.grace import asked_first
 
@@ -110,6 +111,7 @@ def _start(cpus_needed: float, decisions: tuple[str, ...]) -> Session:
     import ray
 
     global _owned
+    decisions += guard_token(os.environ)
     logging.getLogger("ray").setLevel(logging.ERROR)
     cores = usable_cores()
     cpus = max(cores, math.ceil(cpus_needed))

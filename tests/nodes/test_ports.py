@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def test_nothing_of_a_local_run_answers_another_host_or_runs_code_for_another_us
         outside, inside, known = knocked(b, a.address), knocked(a, "127.0.0.1"), listening(a)
         assert driver.poll() is None, "the run was there all the time"
     assert outside == {}
+    assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
     check_refused(inside, at_least=6)  # GCS, raylet, object manager, driver, two ranks
     assert of_ranks(inside, known)
 
