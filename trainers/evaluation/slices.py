@@ -18,7 +18,7 @@ from tunefleet.trainers.evaluation.paired import MODELS, Paired, ends, interval
 from tunefleet.trainers.evaluation.rows import Floats, Ids
 
 By = Literal["source", "length", "label"]
-LEAST = 10  # rows that a slice must have: an interval of fewer says nothing
+LEAST = 10  # rows that a slice must have, and a metric must count in it (answers are given to some only): an interval of fewer says nothing
 MOST = 12  # slices of one kind; the smaller ones are put together
 TAIL = 5  # resamples that lie beyond each end of the widest interval, so that its ends are not those of one draw
 DRAWN = 10_000  # resamples at most for that: of 1,000 rows they take some 0.2 s
@@ -112,8 +112,9 @@ def _one_slice(one: Slice, paired: Paired, share: float, resamples: int, seed: i
         result["difference"][name] = interval(*found.difference)
         low, high = ends(found.difference[1], share)
         result["corrected"][name] = {"low": low, "high": high}
-        result["outcome"][name] = outcome(low, high, paired.metrics[name])
-        for how, count in won_and_lost(paired.gains(name)).items():
+        counts = won_and_lost(paired.gains(name))
+        result["outcome"][name] = outcome(low, high, paired.metrics[name]) if sum(counts.values()) >= LEAST else "unclear"
+        for how, count in counts.items():
             result[f"rows_{how}"][name] = count
     return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunefleet.cluster.axes import short
+from tunefleet.cluster.axes import count, short
 from tunefleet.cluster.markup import Markup, element, join
 from tunefleet.cluster.page import Section, fold, paragraph, section, texts
 from tunefleet.trainers.report.gather import Gathered
@@ -29,7 +29,8 @@ ABOUT = "Single examples, the worst first: whatever the sums say, these are what
 
 def _metric(name: str, cases: list[Mapping[str, Any]], evaluation: Mapping[str, Any], *, is_open: bool) -> Markup:
     won = evaluation.get("rows_won", {}).get(name, {})
-    told = f"By {metric_name(name)}: {won.get('won', 0):,} examples better, {won.get('lost', 0):,} worse, {won.get('tied', 0):,} the same."
+    better = count(won.get("won", 0), "example")
+    told = f"By {metric_name(name)}: {better} better, {won.get('lost', 0):,} worse, {won.get('tied', 0):,} the same."
     if not cases:
         return paragraph(f"{told} On none is the tuned model worse.")
     shown = [_case(name, case) for case in cases]

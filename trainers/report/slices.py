@@ -56,7 +56,8 @@ def _table(name: str, kind: str, own: list[Mapping[str, Any]]) -> Markup:
     for one in own:
         difference, outcome = one["difference"][name], one["outcome"][name]
         digits = digits_of(difference)
-        values = (exact(finite(one[model][name]["value"]), digits) for model in ("base", "tuned"))
+        found = [one[model][name]["value"] for model in ("base", "tuned")]
+        values = ["-" if found == [None, None] else exact(finite(value), digits) for value in found]  # nothing of it was answered, say
         changed = Cell(with_interval(difference, digits, signed=True), TONES[outcome])
         won = " / ".join(quantity(one[f"rows_{how}"][name]) for how in ("won", "lost", "tied"))
         rows.append([one["name"], quantity(one["rows"]), *values, changed, Cell(SAID[outcome], TONES[outcome]), won])

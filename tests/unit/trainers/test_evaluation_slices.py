@@ -107,6 +107,15 @@ def test_corrected_intervals_call_no_slice_better_where_nothing_differs():
     assert found["comparisons"]["share"] == pytest.approx(1 - 0.05 / 12)
 
 
+def test_a_slice_of_which_few_rows_were_answered_is_called_neither_better_nor_worse():
+    answered = [row % 10 < (3 if row < 10 else 10) for row in range(20)]
+    reference = ["yes" if one else None for one in answered]
+    tuned, base = (scores([1.0] * 20, [said if one else None for one in answered], reference=reference) for said in ("no", "yes"))
+    paired = Paired.of(tuned, base, metrics_of("exact_match"))
+    found = compare_slices(paired, labelled(str(row // 10) for row in range(20)), resamples=50, seed=0)["slices"]
+    assert [(one["rows_lost"]["exact_match"], one["outcome"]["exact_match"]) for one in found] == [(3, "unclear"), (10, "worse")]
+
+
 def test_slices_without_a_token_are_left_out():
     empty = RowScores(np.arange(20), {"nll": np.zeros(20), "tokens": (np.arange(20) < 10).astype(float)})
     found = compare_slices(Paired.of(empty, empty, metrics_of("loss")), labelled(str(row // 10) for row in range(20)), resamples=20, seed=0)
