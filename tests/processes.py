@@ -1,5 +1,6 @@
-"""Processes of a test, found by a mark in their environment, which children inherit, or by their session; and waiting for facts about them."""
+"""Processes of a test, found by a mark in their environment, which children inherit, or by their session; what they leave, and waiting for facts about them."""
 
+import os
 import time
 from pathlib import Path
 
@@ -24,6 +25,18 @@ def of_session(leader):
             continue
         if int(fields[3]) == leader and fields[0] != "Z":
             found.append(int(entry.name))
+    return found
+
+
+def contents(*folders):
+    """The files below some folders with their bytes; those that go meanwhile, and sockets, are passed over."""
+    found = {}
+    for place, _, names in (step for folder in folders for step in os.walk(folder)):
+        for path in (Path(place, name) for name in names):
+            try:
+                found[path] = path.read_bytes()
+            except OSError:
+                continue
     return found
 
 

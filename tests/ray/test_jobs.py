@@ -10,7 +10,7 @@ import jobcluster
 import pytest
 import yaml
 from livestudies import small_study, trial_events, trial_lines, trials, written
-from processes import until
+from processes import contents, until
 from raymetadata import metadata
 from runs import curve, events, lines, small_run, train_on_gang
 from s3server import CANARY
@@ -132,11 +132,11 @@ def test_a_submitted_run_goes_on_where_it_stood_saves_when_it_is_stopped_and_let
 
     known = metadata(f"127.0.0.1:{head.port}", RAY_AUTH_TOKEN_PATH=str(head.folder / "token"))
     assert job in known
-    files = [path for place in (head.folder / "ray", Path(run.output)) for path in place.rglob("*") if path.is_file()]
+    files = contents(head.folder / "ray", run.output)
     shipped = {path.name for path in files if "working_dir_files" in str(path)}
     assert {"run.yaml", "mine.py", "start.sh"} <= shipped
     assert not shipped & {".env", "key.pem", "id_rsa", "notes.txt"}
-    leaks = [str(path) for path in files if any(secret.encode() in path.read_bytes() for secret in (CANARY, head.token))]
+    leaks = [str(path) for path, data in files.items() if any(secret.encode() in data for secret in (CANARY, head.token))]
     assert leaks == []
     assert CANARY not in known
     assert head.token not in known

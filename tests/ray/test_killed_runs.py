@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import of_session, until
+from processes import contents, of_session, until
 from raymetadata import metadata
 from runs import curve, events, lines, small_run, train_on_gang, write_rows
 from s3proxy import Proxy
@@ -169,8 +169,8 @@ def test_a_run_on_s3_whose_rank_and_then_driver_are_killed_is_the_run_in_a_folde
     assert all(output.size(name) == 0 for name in output.list() if name.startswith(("metrics/", "events/"))), "parts are joined, and seals stay"
 
     leaks = [name for name in there.list() if CANARY.encode() in there.read(name)]
-    logs = [path for path in session.rglob("*.*") if path.is_file()]
-    leaks += [str(path) for path in logs if CANARY.encode() in path.read_bytes()]
+    logs = contents(session)
+    leaks += [str(path) for path, data in logs.items() if CANARY.encode() in data]
     assert leaks == []
     assert logs
     assert "run.yaml" in known

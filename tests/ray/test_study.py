@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from livestudies import RATE, small_study, trial_events, trial_lines, trials
-from processes import until
+from processes import contents, until
 from raymetadata import metadata
 from s3server import CANARY
 
@@ -108,11 +108,11 @@ def test_no_secret_of_the_environment_is_in_a_study_or_in_anything_that_ray_keep
     made, _ = study
     assert all(CANARY in os.environ[name] for name in ("A_PASSWORD_OF_MINE", "SOME_API_KEY"))
     session = Path(ray._private.worker._global_node.get_session_dir_path())
-    files = [path for place in (Path(made.output), session) for path in place.rglob("*") if path.is_file()]
+    files = contents(made.output, session)
     assert {"trials.jsonl", "report.html", "done.json", "manifest.json"} <= {path.name for path in files}
     assert any(path.name.startswith("events.out.tfevents") for path in files)
     assert any(path.suffix in (".log", ".err", ".out") for path in files)
-    assert [str(path) for path in files if CANARY.encode() in path.read_bytes()] == []
+    assert [str(path) for path, data in files.items() if CANARY.encode() in data] == []
     assert CANARY not in metadata(ray_session.address)
 
 
