@@ -34,7 +34,8 @@ def contents(*folders):
     for place, _, names in (step for folder in folders for step in os.walk(folder)):
         for path in (Path(place, name) for name in names):
             try:
-                found[path] = path.read_bytes()
+                if path.is_file():
+                    found[path] = path.read_bytes()
             except OSError:
                 continue
     return found
