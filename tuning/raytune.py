@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune import Callback, Stopper, Trainable
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
@@ -44,6 +45,8 @@ _SETTINGS = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
 }
+# Tune would send the driver's to every trial in a runtime environment, which Ray logs and keeps among its metadata. Nodes have their own.
+_CREDENTIALS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"})
 
 
 class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
@@ -180,6 +183,7 @@ def report_of(result: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def run_trials(plan: Plan, keeper: Keeper, scheduler: TrialScheduler, *, concurrent: int) -> None:
     """Run trials until the keeper has no more, and the last has ended."""
+    ENV_VARS_TO_PROPAGATE.difference_update(_CREDENTIALS)
     slot = int(9900 / concurrent) / 10000  # of the driver's node, where every trial's own process belongs; a slice of it is what a trial holds
     settings = {**_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}  # Tune takes them from the environment of the driver only
     with tempfile.TemporaryDirectory(prefix="tunefleet-tune-", ignore_cleanup_errors=True) as folder, variables(settings), warnings.catch_warnings():

@@ -14,7 +14,7 @@ from hosts import hosts
 from processes import until
 from rayhosts import RAY, environment, start_head, start_node
 from runs import lines, small_run
-from strangers import Answers, check_refused, knocked, listening, speaking
+from uninvited import Answers, check_refused, knocked, listening, speaking
 
 from tunefleet.trainers.run import RunFile
 

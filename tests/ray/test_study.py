@@ -14,6 +14,7 @@ from processes import contents, until
 from raymetadata import metadata
 from s3server import CANARY
 
+from tunefleet.cluster.environment import variables
 from tunefleet.cluster.storage import open_storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
@@ -43,7 +44,8 @@ def study(before: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         run={"training": {"max_steps": 200}, "logging": {"trackers": ["tensorboard"]}, "evaluation": {"every_steps": 20, "samples": {"number": 0}}},
         stopper=asha,
     )
-    return made, tune_study(made)
+    with variables({"AWS_SESSION_TOKEN": f"{CANARY}-AWS"}):  # which Tune would send around
+        return made, tune_study(made)
 
 
 def test_each_trial_ends_as_it_should_and_a_failed_one_ends_nothing_else(study: Any) -> None:
