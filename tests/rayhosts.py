@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hosts import Host
 from processes import until
@@ -15,6 +16,13 @@ RAY = str(Path(sys.executable).with_name("ray"))
 PORT = 6379
 QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "3"}
 """Ray notices a lost node after threshold x (period + timeout): 12 s so, 65 s as it comes."""
+
+STEADY: dict[str, Any] = {
+    "checkpoint": {"every_steps": 20},
+    "evaluation": {"every_steps": None},
+    "failures": {"start_timeout_s": 600},
+}
+"""A run on several hosts that nothing but its steps and checkpoints keeps busy."""
 
 
 def environment(token: Path) -> dict[str, str]:

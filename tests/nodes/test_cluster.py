@@ -6,13 +6,12 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hosts import INTERFACE, hosts, missing
 from processes import until
-from rayhosts import QUICK, RAY, environment, start_head, start_node
+from rayhosts import QUICK, RAY, STEADY, environment, start_head, start_node
 from runs import curve, events, lines, small_run, train_on_gang
 
 from tunefleet.cluster.metrics import read_lines
@@ -21,13 +20,7 @@ from tunefleet.trainers.run import RunFile
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 COMMAND = Path(RAY).with_name("tunefleet")
-SETTINGS: dict[str, Any] = {
-    "training": {"max_steps": 200},
-    "zero": {"stage": 3},
-    "checkpoint": {"every_steps": 20},
-    "evaluation": {"every_steps": None},
-    "failures": {"start_timeout_s": 600},
-}
+SETTINGS = {**STEADY, "training": {"max_steps": 200}, "zero": {"stage": 3}}
 
 
 @dataclass

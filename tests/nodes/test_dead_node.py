@@ -6,25 +6,18 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hosts import Host, hosts
 from processes import until
-from rayhosts import QUICK, RAY, environment, start_head, start_node
+from rayhosts import QUICK, RAY, STEADY, environment, start_head, start_node
 from runs import curve, events, lines, small_run, train_on_gang
 
 from tunefleet.trainers.ledger import ledger
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
-SETTINGS: dict[str, Any] = {
-    "training": {"max_steps": 200},
-    "zero": {"stage": 3},
-    "checkpoint": {"every_steps": 20},
-    "evaluation": {"every_steps": None},
-    "failures": {"start_timeout_s": 600},
-}
+SETTINGS = {**STEADY, "training": {"max_steps": 200}, "zero": {"stage": 3}}
 
 
 def test_a_run_whose_node_dies_goes_on_elsewhere_and_no_number_changes(tmp_path: Path) -> None:

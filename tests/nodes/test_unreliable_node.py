@@ -10,16 +10,11 @@ import pytest
 import yaml
 from hosts import hosts
 from processes import until
-from rayhosts import RAY, environment, start_head, start_node
+from rayhosts import RAY, STEADY, environment, start_head, start_node
 from runs import events, lines, small_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
-SETTINGS: dict[str, Any] = {
-    "training": {"max_steps": 400},
-    "checkpoint": {"every_steps": 20},
-    "evaluation": {"every_steps": None},
-    "failures": {"start_timeout_s": 600},
-}
+SETTINGS = {**STEADY, "training": {"max_steps": 400}}
 
 
 def test_a_node_that_fails_twice_is_avoided_and_that_is_said(tmp_path: Path) -> None:
