@@ -36,10 +36,13 @@ class Pointer:
         return asdict(self)
 
 
-def point(storage: Storage, mark: str) -> Pointer | None:
-    """Point at the newest whole checkpoint of an output, and have it stay until others are pointed at; None where there is none."""
+def point(storage: Storage, mark: str, step: int) -> Pointer | None:
+    """Point at the whole checkpoint of a step, or the nearest to it, and have it stay until others are pointed at; None where there is none.
+
+    The run goes on meanwhile: its newest one may be of its end, with no step left for whoever takes it over, and was not what the run was judged by.
+    """
     for _ in range(3):  # a checkpoint that is removed in this very moment has a younger one
-        found = newest(storage)
+        found = newest(storage, near=step)
         if found is None:
             return None
         names = [found.name, *(name for name in _pins(storage) if name != found.name)][:PINS]
@@ -62,7 +65,7 @@ def _pins(storage: Storage) -> list[str]:
 def adopt(storage: Storage, pointer: Pointer, fence: int) -> bool:
     """Make the checkpoint that a pointer names the only one of an output; False where that was done before.
 
-    ``fence``: that of the lease which is held on the output. Where the checkpoint itself is gone, the other run's newest is taken, and the event says so.
+    ``fence``: that of the lease which is held on the output. Where the checkpoint itself is gone, the nearest to its step is taken, and the event says so.
     Raises CheckpointError when the other run has none that is whole.
     """
     if storage.exists(ADOPTED) and json.loads(storage.read(ADOPTED))["mark"] == pointer.mark:
@@ -89,7 +92,7 @@ def _found(there: Storage, pointer: Pointer) -> Manifest:
             return manifest
     except CheckpointError:
         pass  # the run has gone on, and let go of it
-    manifest_now = newest(there)
+    manifest_now = newest(there, near=pointer.step)
     if manifest_now is None:
         raise CheckpointError(f"{pointer.output} holds no whole checkpoint to go on from", got=pointer.manifest, want="a complete one", fix="train it first")
     return manifest_now

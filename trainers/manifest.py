@@ -64,11 +64,12 @@ class Manifest:
         return FragmentReader(storage, [file for file in self.files if file.name.removeprefix(f"{self.folder}/").partition("/")[0] in kinds])
 
 
-def newest(storage: Storage, on_skip: Callable[[str, CheckpointError], None] | None = None) -> Manifest | None:
+def newest(storage: Storage, on_skip: Callable[[str, CheckpointError], None] | None = None, *, near: int | None = None) -> Manifest | None:
     """The newest checkpoint that training can go on from, every file checked against its sha256; None when there is none.
 
     One that is torn or altered is skipped, and said: ``on_skip(name, why)``, by default a warning in the log. A writer with a lower fence than another
-    one is a ghost of an earlier run; its checkpoints count less than any of the later one.
+    one is a ghost of an earlier run; its checkpoints count less than any of the later one. ``near``: of the others that of this step or the nearest to it
+    counts most.
     """
     skip = on_skip or _warn
     found: list[Manifest] = []
@@ -77,7 +78,8 @@ def newest(storage: Storage, on_skip: Callable[[str, CheckpointError], None] | N
             found.append(read_manifest(storage, name))
         except CheckpointError as error:
             skip(name, error)
-    for manifest in sorted((m for m in found if m.updates is not None), key=_age, reverse=True):
+    order = _age if near is None else lambda m: (m.fence, -abs(m.step - near))
+    for manifest in sorted((m for m in found if m.updates is not None), key=order, reverse=True):
         try:
             verify(storage, manifest)
         except CheckpointError as error:

@@ -59,6 +59,7 @@ class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
         self._begin_at: Pointer | None = None
         self._attempt: Attempt | None = None
         self._own = open_storage(output_of(plan.study.output, self.trial_id))
+        self._reported = 0
 
     def step(self) -> dict[str, Any]:
         """Wait for the next evaluation, or the end."""
@@ -66,12 +67,13 @@ class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
             self._attempt = Attempt(self._plan, self.trial_id, self._parameters, self._begin_at)
             self._attempt.start()
         report = self._attempt.next()
+        self._reported = report[STEP]
         metric = self._plan.study.metric
         return {STEP: report[STEP], metric: report[metric], "done": report.get("done", False), TOLD: json.dumps(report)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
-        """Write a pointer at the newest checkpoint of the run, which stays until the next pointer."""
-        found = point(self._own, uuid.uuid4().hex)
+        """Write a pointer at the checkpoint that was reported last, which stays until the next pointer."""
+        found = point(self._own, uuid.uuid4().hex, self._reported)
         Path(checkpoint_dir, POINTER).write_text(json.dumps(found.to_json() if found else None), encoding="utf-8")
         return checkpoint_dir
 

@@ -10,7 +10,7 @@ from runs import curve, events, lines, small_run, train_on_gang
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.handover import adopt, point
-from tunefleet.trainers.manifest import newest
+from tunefleet.trainers.manifest import newest, newest_step
 from tunefleet.trainers.run import RunFile
 from tunefleet.trainers.stage import DONE
 
@@ -20,7 +20,8 @@ SETTINGS: dict[str, Any] = {"scaling": {"num_workers": 1}, "evaluation": {"every
 
 def take_over(run: RunFile, other: RunFile) -> None:
     """Have a run go on from the other's newest checkpoint, and train it to its end."""
-    pointer = point(open_storage(other.output), "mark")
+    there = open_storage(other.output)
+    pointer = point(there, "mark", newest_step(there))
     assert pointer is not None
     output = open_storage(run.output)
     output.delete(DONE)  # as a claim does

@@ -33,21 +33,30 @@ def value(storage):
     return float(load_plain(storage, newest(storage))["w"])
 
 
-def test_a_pointer_names_the_newest_checkpoint_and_keeps_it_until_two_others_were_pointed_at(places):
+def test_a_pointer_keeps_its_checkpoint_until_two_others_were_pointed_at(places):
     one, _ = places
-    assert point(one, "m") is None
+    assert point(one, "m", 10) is None
     put(one, 10)
-    pointer = point(one, "m")
+    pointer = point(one, "m", 10)
     assert (pointer.step, pinned(one)) == (10, {"checkpoints/step-00000010/manifest.json"})
     for step in (20, 30):
         put(one, step)
         retain(one, 1, pinned(one))
     assert one.exists(pointer.manifest)
     for step, stays in ((40, True), (50, False)):
-        point(one, "n")
+        point(one, "n", step)
         put(one, step)
         retain(one, 1, pinned(one))
         assert one.exists(pointer.manifest) == stays
+
+
+def test_a_pointer_names_the_checkpoint_of_a_step_though_the_run_has_gone_on_or_the_nearest_that_still_stands(places):
+    one, _ = places
+    for step in (20, 30, 40):
+        put(one, step)
+    assert [point(one, str(step), step).step for step in (10, 20, 30, 50)] == [20, 20, 30, 40]
+    put(one, 10, fence=2)
+    assert point(one, "later", 40).step == 10, "what an earlier run left does not count beside a later one's"
 
 
 def test_what_is_adopted_is_the_only_checkpoint_of_the_output_whatever_stood_there(places):
@@ -57,7 +66,7 @@ def test_what_is_adopted_is_the_only_checkpoint_of_the_output_whatever_stood_the
         put(other, step, value=1.0)
     for step in (10, 20):
         other.put(f"evaluation/step-{step:08d}.json", json.dumps({"version": 1, "step": step}).encode())
-    assert adopt(other, point(one, "m"), fence=2)
+    assert adopt(other, point(one, "m", 20), fence=2)
     assert (newest(other).step, newest(other).fence, value(other)) == (20, 2, 2.0)
     assert {name.split("/")[1] for name in other.list("checkpoints/")} == {"step-00000020"}
     assert other.list("evaluation/") == ["evaluation/step-00000010.json"]
@@ -69,7 +78,7 @@ def test_what_is_adopted_is_the_only_checkpoint_of_the_output_whatever_stood_the
 def test_a_pointer_is_followed_once(places):
     one, other = places
     put(one, 20, value=2.0)
-    pointer = point(one, "m")
+    pointer = point(one, "m", 20)
     assert adopt(other, pointer, fence=1)
     put(other, 30, value=3.0)
     assert not adopt(other, pointer, fence=2)
@@ -81,7 +90,7 @@ def test_a_pointer_is_followed_once(places):
 def test_where_the_checkpoint_is_gone_the_newest_of_that_run_is_taken_and_said(places):
     one, other = places
     put(one, 20, value=2.0)
-    pointer = point(one, "m")
+    pointer = point(one, "m", 20)
     put(one, 30, value=3.0)
     one.delete_tree("checkpoints/step-00000020")
     assert adopt(other, pointer, fence=1)
