@@ -50,6 +50,7 @@ class AnswerCheck:
             return None
         said = (found[-1][1] if self._pattern.groups else found[-1][0]) or ""
         try:
-            return Decimal(said.replace(",", "").strip())
+            number = Decimal(said.replace(",", "").strip())
         except InvalidOperation:
             return said.strip()
+        return number if number.is_finite() else said.strip()  # NaN is not equal to itself

@@ -13,7 +13,11 @@ from tunefleet.trainers.evaluation.words import common, f1, overlap, words
 
 
 class Rouge:
-    """The mean F-measure over answered rows, between 0 and 1, without stemming. Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"."""
+    """The mean F-measure over answered rows, between 0 and 1, without stemming.
+
+    A row of which answer or reference has nothing to share (no word, or with 2 no pair of words) scores 0, as rouge_score has it.
+    Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries".
+    """
 
     class Config(Named):
         """Which of the family."""

@@ -13,7 +13,10 @@ from tunefleet.trainers.evaluation.words import overlap, words
 
 
 class TokenF1:
-    """The mean over answered rows, between 0 and 1; words without capitals and punctuation. Source: Rajpurkar et al. 2016, arXiv:1606.05250."""
+    """The mean over answered rows, between 0 and 1; words without capitals and punctuation. Source: Rajpurkar et al. 2016, arXiv:1606.05250.
+
+    A reference without a word, "no answer", is met by the same text alone (as in SQuAD 2.0, where it is empty: Rajpurkar et al. 2018, arXiv:1806.03822).
+    """
 
     class Config(Named):
         """Which side is asked."""
@@ -31,6 +34,8 @@ class TokenF1:
         """The row's score, and 1 for the row."""
 
         def scored(answer: str, reference: str) -> tuple[float, float]:
+            if answer.strip() == reference.strip():
+                return 1.0, 1.0
             return overlap(Counter(words(answer)), Counter(words(reference)))[self.config.part], 1.0
 
         return of_answers(rows, scored, 2)
