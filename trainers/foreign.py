@@ -23,7 +23,7 @@ _LISTS = ("metrics", "trackers")
 
 def code_of(value: Any) -> Iterator[str]:
     """What in a file's plain value runs code that is not ours: a model's remote code, a kernel of a hub, and modules that are named by a dotted kind."""
-    for keys, name, found in _leaves(value, ()):
+    for keys, name, found in _everything(value):
         if name == "trust_remote_code" and found not in (None, False):
             yield f"{_dotted(keys)}: true"
         elif name in ("attn_implementation", "experts_implementation") and isinstance(found, str) and "/" in found:
@@ -33,7 +33,7 @@ def code_of(value: Any) -> Iterator[str]:
 
 def dotted_kinds(value: Any) -> Iterator[tuple[str, str]]:
     """Key and name of every module of the user's own, wherever a kind may stand."""
-    for keys, name, found in _leaves(value, ()):
+    for keys, name, found in _everything(value):
         if isinstance(found, str) and "." in found and all(part.isidentifier() for part in found.split(".")):
             if name in ("kind", "format"):
                 yield _dotted(keys), found
@@ -56,6 +56,20 @@ def refuse_code(source: str | Path, document: Document, overrides: Iterable[str]
         return None
     fix = f"repeat it on the command line ({code[0].replace(': ', '=')}) or say --trust-code, when you wrote or have read it"
     return SettingsError(f"{source} lies in a run's output, and asks for code to be run", got=", ".join(code), want="a run file of yours", fix=fix)
+
+
+def _everything(value: Any) -> Iterator[tuple[tuple[str | int, ...], str | int, Any]]:
+    """The leaves of a file; what a study may put at a key of its run file stands at that key, as ``space.objective.kind``."""
+    space = value.get("space") if isinstance(value, dict) else None
+    if not isinstance(space, dict):
+        yield from _leaves(value, ())
+        return
+    yield from _leaves({key: item for key, item in value.items() if key != "space"}, ())
+    for key, given in space.items():
+        keys = ("space", *(int(part) if part.isdecimal() else part for part in str(key).split(".")))
+        choices = given.get("choice") if isinstance(given, dict) else given
+        for one in choices if isinstance(choices, list) else [choices]:
+            yield from _leaves(one, keys)
 
 
 def _leaves(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str | int, Any]]:

@@ -163,6 +163,36 @@ def test_a_study_that_somebody_left_is_refused_too(stranger):
     assert "searcher.kind: stranger.thing" in problem.got
 
 
+STUDY: dict[str, Any] = {"run": PLAIN, "space": {"training.learning_rate": {"choice": [1e-3]}}, "output": "o"}
+PLACES: dict[str, dict[str, Any]] = {
+    "searcher": {"searcher": {"kind": "stranger.thing"}},
+    "stopper": {"stopper": {"kind": "stranger.thing"}},
+    "run": {"run": {**PLAIN, "objective": {"kind": "stranger.thing"}}},
+    "choice": {"space": {"objective": {"choice": ["sft", "stranger.thing"]}}},
+    "kind": {"space": {"objective.kind": {"choice": ["stranger.thing"]}}},
+    "metric": {"space": {"evaluation.metrics.0": {"choice": ["stranger.thing"]}}},
+    "section": {"space": {"evaluation": {"choice": [{"metrics": ["stranger.thing"]}]}}},
+    "remote code": {"space": {"model.trust_remote_code": {"choice": [True]}}},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_study_that_somebody_left_is_shown_and_none_of_its_code_runs(stranger, capsys, place):
+    from tunefleet.tuning.study import read_study
+
+    study = {**STUDY, "searcher": {"kind": "random"}, "stopper": {"kind": "none"}, **PLACES[place]}
+    (stranger / "study.yaml").write_text(yaml.safe_dump(study))
+    (stranger / EVENTS).write_text("")
+    (stranger / "trials.jsonl").write_text(json.dumps({"id": "00000", "number": 0, "parameters": {}, "status": "failed", "why": "?token=abcdefgh"}) + "\n")
+    assert "asks for code to be run" in read_study(stranger / "study.yaml").problems[0].what
+    for verb in ("report", "status"):
+        assert main([verb, str(stranger)]) == 0, capsys.readouterr().err
+    page = (stranger / "report.html").read_text()
+    assert "Trial 00000 failed" in page
+    assert "abcdefgh" not in page
+    assert place not in ("searcher", "stopper") or "stranger.thing" in page
+
+
 def test_ones_own_run_file_says_what_it_wants(tmp_path):
     (tmp_path / "run.yaml").write_text("{}")
     (tmp_path / "checkpoints").mkdir()
