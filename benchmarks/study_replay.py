@@ -20,10 +20,10 @@ from typing import Any
 
 from recording import RESULTS, machine, save, show
 
-from tunefleet.tuning.goal import STEP
-from tunefleet.tuning.making import make_scheduler, make_searcher
+from tunefleet.tuning.lines import FINISHED, STOPPED, TrialLine
+from tunefleet.tuning.making import make_scheduler
 from tunefleet.tuning.proposers import Listed
-from tunefleet.tuning.searching import StudySearcher
+from tunefleet.tuning.searching import StudySearcher, make_searcher
 from tunefleet.tuning.study import Study, StudyFile, read_study
 from tunefleet.tuning.studycheck import make_goal
 
@@ -88,7 +88,8 @@ def play(study: Study, searcher: StudySearcher, value: Callable[[Mapping[str, An
         else:
             running[name] = (parameters, step)
             continue
-        searcher.on_trial_complete(name, {STEP: step, goal.metric: found})
+        status = FINISHED if step >= (goal.last_step or 0) else STOPPED
+        searcher.ended(TrialLine(name, int(name), parameters, status, step=step, metrics={goal.metric: found}))
     return Played(min(whole), steps, stopped)
 
 

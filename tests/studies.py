@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from runs import small_run
 
-from tunefleet.tuning.goal import STEP
 from tunefleet.tuning.lines import FAILED, FINISHED, RUNNING, STOPPED, TrialLine
 from tunefleet.tuning.study import Study, read_study
 
@@ -70,7 +69,7 @@ def play(
         while more and len(running) < abreast:
             name = f"t{number:03d}"
             parameters = searcher.suggest(name)
-            more = isinstance(parameters, dict)
+            more = parameters is not None
             if more:
                 running[name] = TrialLine(name, number, parameters, RUNNING)
                 number += 1
@@ -86,7 +85,7 @@ def play(
             if status == RUNNING:
                 running[name] = line
             else:
-                searcher.on_trial_complete(name, {STEP: step, **metrics}, error=status == FAILED)
+                searcher.ended(line)
             yield line
 
 

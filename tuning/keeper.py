@@ -18,7 +18,6 @@ from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, RUNNING, STOPPED, TR
 from tunefleet.tuning.study import SEED, Budget
 from tunefleet.tuning.trial import END_S, TRIAL, cost_since, output_of
 
-FINISHED_SEARCH = "FINISHED"
 SETTLE_S = 0.5
 LEAVE_LOOKS = 60
 """How often trials under way are asked to end, SETTLE_S apart."""
@@ -27,12 +26,12 @@ LEAVE_LOOKS = 60
 class Suggests(Protocol):
     """A searcher, as far as the book knows it."""
 
-    def suggest(self, trial_id: str) -> Any:
-        """Parameters, FINISHED, or None where it has none now."""
+    def suggest(self, trial_id: str) -> Mapping[str, Any] | None:
+        """Parameters; None where there are no more."""
         ...
 
-    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """How a trial ended."""
+    def ended(self, line: TrialLine) -> None:
+        """How a trial ended: its last line."""
         ...
 
 
@@ -89,7 +88,7 @@ class Keeper:
         for line in [line for line in self.trials.values() if line.status == RUNNING]:
             if (why := self._why(line.id)) is not None:
                 self._write(replace(line, status=STOPPED, why=why))
-                self.searcher.on_trial_complete(line.id, {STEP: line.step, **line.metrics})
+                self.searcher.ended(self.trials[line.id])
         return [line for line in self.trials.values() if line.status == RUNNING]
 
     def next(self) -> Begun | None:
@@ -101,9 +100,9 @@ class Keeper:
             self._live.add(line.id)
             return Begun(line.id, line.parameters)
         name = trial_name(len(self.trials))
-        suggested: Any = FINISHED_SEARCH if self._dry else self.searcher.suggest(name)
-        if not isinstance(suggested, Mapping):
-            self._dry = self._dry or suggested == FINISHED_SEARCH
+        suggested = None if self._dry else self.searcher.suggest(name)
+        if suggested is None:
+            self._dry = True
             return None
         seed = int(suggested.get(SEED, self.limits.seed))
         self._write(TrialLine(name, len(self.trials), dict(suggested), RUNNING, seed, output=output_of(self.storage.address, name)))
@@ -148,7 +147,7 @@ class Keeper:
             self._stopping[trial] = self._clock() + 2 * END_S
             line = replace(line, status=STOPPED, why=self._why(trial) or self.spent() or "stopped")
         self._write(line)
-        self.searcher.on_trial_complete(trial, {STEP: line.step, **line.metrics}, error=line.status == FAILED)
+        self.searcher.ended(line)
         if trial not in self._stopping:
             self._gone()
 

@@ -1,20 +1,13 @@
-"""The searcher and the scheduler of a checked study, as Ray Tune takes them. Import it where it is used: it imports Ray."""
+"""The scheduler of a checked study, as Ray Tune takes it. Import it where it is used: it imports Ray."""
 
 from __future__ import annotations
 
 from ray.tune.schedulers import TrialScheduler
 
 from tunefleet.tuning.goal import TrialName
-from tunefleet.tuning.searching import StudySearcher
 from tunefleet.tuning.stopping import StudyScheduler
 from tunefleet.tuning.study import Study
 from tunefleet.tuning.studycheck import make_goal
-
-
-def make_searcher(study: Study) -> StudySearcher:
-    """A searcher that has not been asked yet; ``replay_searcher`` brings it to where a cut study stood."""
-    goal = make_goal(study)
-    return StudySearcher(study.searcher().proposer(goal), goal, study.seeds())
 
 
 def make_scheduler(study: Study, name: TrialName = lambda trial: str(trial.trial_id)) -> TrialScheduler:

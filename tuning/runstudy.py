@@ -15,10 +15,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from tunefleet.cluster import lease
-from tunefleet.cluster.errors import OutputError, Refusal, RequestError, Stopped
+from tunefleet.cluster.errors import Refusal, Stopped
 from tunefleet.cluster.grace import graceful
-from tunefleet.cluster.metrics import Lines, delete_lines, has_lines, join_lines
+from tunefleet.cluster.metrics import Lines, has_lines, join_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.chain import Link, absolute, chain
 from tunefleet.trainers.console import RunConsole
@@ -27,21 +26,21 @@ from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.output import Resume
 from tunefleet.trainers.plan.fit import memory_warnings
 from tunefleet.trainers.run import RunFile
-from tunefleet.trainers.stage import STOP
+from tunefleet.trainers.stage import EVENTS
 from tunefleet.trainers.stopping import StopWatch
 from tunefleet.tuning.catchup import missing_lines
 from tunefleet.tuning.console import StudyConsole
 from tunefleet.tuning.goal import value_of
 from tunefleet.tuning.keeper import Keeper, Limits, counted
 from tunefleet.tuning.lines import TRIALS, TrialLine, last_lines, read_trials
+from tunefleet.tuning.output import BASE, held, put_study
+from tunefleet.tuning.searching import make_searcher, replay_searcher
 from tunefleet.tuning.standings import best_of
-from tunefleet.tuning.study import BEST, LEASE, STUDY, Study, StudyFile
+from tunefleet.tuning.study import BEST, Study, StudyFile
 from tunefleet.tuning.studycheck import concurrency, load_study, make_goal, need, points_to_check
 from tunefleet.tuning.studyreport.write import report_of_study
-from tunefleet.tuning.trial import FOLDER, Plan
+from tunefleet.tuning.trial import Plan
 
-BASE = "base"  # what all trials share: a tokenizer trained on the rows, the scores of the base model
-EVENTS = "events.jsonl"
 LIVE_REPORT_S = 20.0
 
 
@@ -86,7 +85,8 @@ def tune_study(
         fence = stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
         spent_s = spent_before(storage)
         earlier = caught_up(storage, study.file.metric)
-        storage.put(STUDY, yaml.safe_dump(study.as_it_ran().model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
+        replay_searcher(make_searcher(study), earlier)  # raises, while the study file that began still stands, where the lines are not of this one
+        put_study(storage, study)
         stack.callback(report_of_study, storage, console.say)  # once it is noted how the study ended, well or badly
         book = stack.enter_context(told(storage))
         trials = _run(study, storage, fence, earlier, spent_s, address, console, book)
@@ -113,42 +113,6 @@ def caught_up(storage: Storage, metric: str) -> list[TrialLine]:
             lines.add(line.to_json())
         lines.close()
     return [*earlier, *missing]
-
-
-@contextmanager
-def held(storage: Storage, study: Study, *, resume: Resume, overwrite: bool) -> Iterator[int]:
-    """Hold the study's output, with this fence. Raises OutputError where it exists and nobody said what to do with it, or where another study runs there."""
-    if resume and overwrite:
-        raise OutputError("resume and overwrite exclude each other", fix="--resume goes on, --overwrite starts anew")
-    mine = lease.Lease.acquire(storage, LEASE, holder=study.file.name)
-    try:
-        exists = storage.exists(STUDY)
-        if exists and not resume and not overwrite:
-            fix = "--resume goes on with it, --overwrite starts anew"
-            raise OutputError("output: exists already", got=study.file.output, want="a folder without a study", fix=fix)
-        if resume is True and not exists:
-            raise OutputError("output: nothing to resume", got=study.file.output, want="a study that has begun", fix="leave --resume out")
-        if overwrite and exists:
-            clear(storage)
-        storage.delete(STOP)
-        try:
-            yield mine.fence
-        except RequestError:
-            if not has_lines(storage, TRIALS):  # nothing was begun: the mended request needs no --overwrite
-                clear(storage)
-            raise
-    finally:
-        mine.release()
-
-
-def clear(storage: Storage) -> None:
-    """Remove what a study writes, and nothing else."""
-    for folder in (FOLDER, BASE):
-        storage.delete_tree(folder)
-    for name in (TRIALS, EVENTS):
-        delete_lines(storage, name)
-    for name in (BEST, "report.html", STUDY):
-        storage.delete(name)
 
 
 def spent_before(storage: Storage) -> float:
@@ -302,9 +266,8 @@ def score_base(run: RunFile, store: str, pad_id: int, available: Mapping[str, fl
 def book_of(study: Study, storage: Storage, earlier: list[TrialLine], limits: Limits, console: StudyConsole) -> tuple[Keeper, Any]:
     """The keeper and the scheduler of a study, brought to where an earlier start of it stood."""
     from tunefleet.cluster.leftovers import remove_orphans
-    from tunefleet.tuning.making import make_scheduler, make_searcher, trials_in_all
+    from tunefleet.tuning.making import make_scheduler, trials_in_all
     from tunefleet.tuning.population import Population
-    from tunefleet.tuning.searching import replay_searcher
     from tunefleet.tuning.stopping import StudyScheduler, replay_scheduler
 
     scheduler = replay_scheduler(make_scheduler(study), earlier)

@@ -1,85 +1,77 @@
-"""A study's searcher as Ray Tune wants it: configurations, each once for every seed; and how it is brought back to where a cut study stood.
-
-Import it where it is used: it imports Ray.
-"""
+"""A study's searcher: configurations, each once for every seed; and how it is brought back to where a cut study stood. It knows no Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-from ray.tune.search import Searcher
 
 from tunefleet.cluster.errors import OutputError
-from tunefleet.tuning.goal import STEP, Goal, Proposer, value_of
-from tunefleet.tuning.lines import ENDED, FAILED, TrialLine
+from tunefleet.tuning.goal import Goal, Proposer, value_of
+from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, TrialLine
 from tunefleet.tuning.space import Point, said
-from tunefleet.tuning.study import SEED
+from tunefleet.tuning.study import SEED, Study
+from tunefleet.tuning.studycheck import make_goal
 
 
 @dataclass
 class _Configuration:
-    """One point, its trials, and how those ended that did: (last step, value)."""
+    """One point, and the last lines of those of its trials that ended."""
 
     number: int
     point: Point
-    seeds: list[int]
-    ended: list[tuple[int, float | None]] = field(default_factory=list)
+    ended: list[TrialLine] = field(default_factory=list)
 
 
-class StudySearcher(Searcher):  # type: ignore[misc]  # Ray has no types
+class StudySearcher:
     """Suggests {dotted key: value}, with ``training.seed`` among them where a study repeats. It keys trials by whatever ids it is given.
 
-    ``on_trial_complete`` reads ``step`` and the metric of the last result; a configuration is told to its proposer when all its seeds have ended.
+    A configuration is told to its proposer when all its seeds have ended: the mean of their values, or none where one of them has none.
     """
 
     def __init__(self, proposer: Proposer, goal: Goal, seeds: tuple[int | None, ...] = (None,)) -> None:
-        super().__init__(metric=goal.metric, mode=goal.mode)
         self.proposer, self.goal, self.seeds = proposer, goal, seeds
-        self._configurations: list[_Configuration] = []
+        self._count = 0
+        self._newest: _Configuration | None = None
         self._of: dict[str, _Configuration] = {}
         self._left: list[int | None] = []
         self._ended: set[str] = set()
 
-    def suggest(self, trial_id: str) -> Any:
-        """The parameters of a new trial, or FINISHED."""
+    def suggest(self, trial_id: str) -> Point | None:
+        """The parameters of a new trial; None when there are no more."""
         if not self._left:
-            point = self.proposer.propose(len(self._configurations))
+            point = self.proposer.propose(self._count)
             if point is None:
-                return Searcher.FINISHED
-            self._configurations.append(_Configuration(len(self._configurations), point, []))
+                return None
+            self._newest = _Configuration(self._count, point)
+            self._count += 1
             self._left = list(self.seeds)
+        assert self._newest is not None
         seed = self._left.pop(0)
-        configuration = self._configurations[-1]
-        self._of[trial_id] = configuration
-        return configuration.point if seed is None else {**configuration.point, SEED: seed}
+        self._of[trial_id] = self._newest
+        return self._newest.point if seed is None else {**self._newest.point, SEED: seed}
 
-    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Nothing is learnt before a trial ends."""
-
-    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """A trial ended, or was stopped; ``result`` is its last. A second call for one trial changes nothing."""
-        if trial_id in self._ended:
+    def ended(self, line: TrialLine) -> None:
+        """A trial ended, or was stopped, with this line. A second end of one trial changes nothing."""
+        if line.id in self._ended:
             return
-        self._ended.add(trial_id)
-        configuration = self._of[trial_id]
-        value = None if error else value_of(result, self.goal.metric)
-        configuration.ended.append((int((result or {}).get(STEP, 0)), value))
+        self._ended.add(line.id)
+        configuration = self._of[line.id]
+        configuration.ended.append(line)
         if len(configuration.ended) == len(self.seeds):
             self._tell(configuration)
 
     def _tell(self, configuration: _Configuration) -> None:
-        values = [value for _, value in configuration.ended if value is not None]
-        step = min(step for step, _ in configuration.ended)
-        whole = self.goal.last_step is None or step >= self.goal.last_step
-        self.proposer.tell(configuration.number, step, sum(values) / len(values) if values else None, whole=whole)
+        lines = configuration.ended
+        values = [value for line in lines if line.status != FAILED and (value := value_of(line.metrics, self.goal.metric)) is not None]
+        mean = sum(values) / len(values) if len(values) == len(lines) else None
+        whole = all(line.status == FINISHED for line in lines)
+        self.proposer.tell(configuration.number, min(line.step for line in lines), mean, whole=whole)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: trials.jsonl holds all that a searcher needs."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see ``replay_searcher``."""
+def make_searcher(study: Study) -> StudySearcher:
+    """A searcher that has not been asked yet; ``replay_searcher`` brings it to where a cut study stood."""
+    goal = make_goal(study)
+    return StudySearcher(study.searcher().proposer(goal), goal, study.seeds())
 
 
 def replay_searcher(searcher: StudySearcher, lines: Iterable[TrialLine]) -> StudySearcher:
@@ -87,18 +79,18 @@ def replay_searcher(searcher: StudySearcher, lines: Iterable[TrialLine]) -> Stud
 
     Raises OutputError where the lines are not what this study's searcher would have suggested.
     """
-    known: dict[str, Mapping[str, Any]] = {}
+    known: set[str] = set()
     for line in lines:
         if line.id not in known:
-            known[line.id] = line.parameters
+            known.add(line.id)
             suggested = searcher.suggest(line.id)
             if suggested != dict(line.parameters):
                 raise OutputError(
                     "trials.jsonl is not of this study",
-                    got=f"{line.id} with {said(line.parameters)}; its searcher gives {suggested if isinstance(suggested, str) else said(suggested)}",
+                    got=f"{line.id} with {said(line.parameters)}; its searcher gives {'no more' if suggested is None else said(suggested)}",
                     want="the study file that it began with: the same space, searcher and repeats",
                     fix="put the study file back, or take another output; searcher tpe can begin from this study by warm_start",
                 )
         if line.status in ENDED:
-            searcher.on_trial_complete(line.id, {STEP: line.step, **line.metrics}, error=line.status == FAILED)
+            searcher.ended(line)
     return searcher

@@ -12,7 +12,8 @@ from studies import BEGAN, make_study, play, population, study_folder
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.tuning.lines import FAILED
-from tunefleet.tuning.making import make_scheduler, make_searcher
+from tunefleet.tuning.making import make_scheduler
+from tunefleet.tuning.searching import make_searcher
 from tunefleet.tuning.studyreport.write import write_report
 
 pytestmark = pytest.mark.browser

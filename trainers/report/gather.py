@@ -23,8 +23,6 @@ from tunefleet.trainers.evaluation.samples import STEP as SAMPLES
 from tunefleet.trainers.ledger import read_events
 from tunefleet.trainers.stage import DONE, EVENTS, METRICS, RUN_FILE, read_done
 
-STUDY = ("trials.jsonl", "best.yaml")
-
 
 @dataclass(frozen=True)
 class Gathered:
@@ -60,8 +58,6 @@ class Gathered:
 def gather(storage: Storage, now: float) -> Gathered:
     """Read an output. Raises OutputError where no run is; a file of it that cannot be read is noted and left out."""
     if not storage.exists(RUN_FILE):
-        if any(map(storage.exists, STUDY)):
-            raise OutputError("the report of a study is not built yet", got=storage.address, want="a run's output", fix="report one of its trials")
         raise OutputError("this is no run's output", got=storage.address, want=f"a folder or prefix with {RUN_FILE}", fix="name the output of a run")
     unread: list[str] = []
 

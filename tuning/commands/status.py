@@ -19,15 +19,15 @@ VERB = Verb(
     subject_help="the output of a run or a study: a folder or s3://bucket/prefix",
     options=(Option("--json", "print it as JSON on stdout"),),
 )
-_TRIALS = "trials.jsonl"
 
 
 def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     """Print it; 0 also where the run has failed: that is how it stands."""
     from tunefleet.cluster.storage import open_storage
+    from tunefleet.tuning.study import STUDY
 
     storage = open_storage(options.subject)
-    told = study_status(storage) if storage.exists(_TRIALS) else run_status(storage, time.time())
+    told = study_status(storage) if storage.exists(STUDY) else run_status(storage, time.time())
     if options.json:
         print_json(told)
         return 0
@@ -45,7 +45,7 @@ def run_status(storage: Storage, now: float) -> dict[str, Any]:
     from tunefleet.trainers.report.standing import result, standing, verdict
 
     found = gather(storage, now)
-    where, said, held = standing(found), verdict(found), holder(storage, LEASE)
+    where, said = standing(found), verdict(found)
     line = found.metrics[-1] if found.metrics else {}
     saved = [event.get("step") for event in found.all_of("checkpoint_complete") if event.get("optimizer")]
     return {
@@ -59,16 +59,24 @@ def run_status(storage: Storage, now: float) -> dict[str, Any]:
         "checkpoint_step": saved[-1] if saved else None,
         "evaluation": result(found).get("tuned"),
         "restarts": len(found.all_of("group_failed")),
-        "held_by": f"{held['holder']} on {held['host']}, process {held['pid']}" if held else None,
+        "held_by": _held_by(holder(storage, LEASE)),
         "unread": list(found.unread),
     }
 
 
 def study_status(storage: Storage) -> dict[str, Any]:
     """Where a study stands: its trials by state, and the best of them. A trial's last line counts."""
+    from tunefleet.cluster.lease import holder
     from tunefleet.cluster.metrics import read_lines
+    from tunefleet.tuning.lines import TRIALS
+    from tunefleet.tuning.study import BEST, LEASE
 
-    trials = {line["id"]: line for line in read_lines(storage, _TRIALS) if "id" in line}
+    trials = {line["id"]: line for line in read_lines(storage, TRIALS) if "id" in line}
     states = Counter(str(trial.get("status")) for trial in trials.values())
-    said = ", ".join(f"{number} {state}" for state, number in states.most_common()) or "no trial yet"
-    return {"said": f"{len(trials)} trials: {said}.", "trials": dict(states), "best": "best.yaml" if storage.exists("best.yaml") else None}
+    said = f"{len(trials)} trials: {', '.join(f'{number} {state}' for state, number in states.most_common())}." if trials else "No trial has begun yet."
+    best = BEST if storage.exists(BEST) else None
+    return {"said": said, "trials": dict(states), "best": best, "held_by": _held_by(holder(storage, LEASE))}
+
+
+def _held_by(held: Mapping[str, Any] | None) -> str | None:
+    return f"{held['holder']} on {held['host']}, process {held['pid']}" if held else None

@@ -13,7 +13,7 @@ from tunefleet.trainers.handover import Pointer
 from tunefleet.trainers.output import LEASE
 from tunefleet.trainers.stopping import asked_to_stop
 from tunefleet.tuning.keeper import Keeper, Limits
-from tunefleet.tuning.lines import last_lines, read_trials
+from tunefleet.tuning.lines import FAILED, last_lines, read_trials
 from tunefleet.tuning.study import Budget
 from tunefleet.tuning.trial import END_S, TRIAL
 
@@ -27,10 +27,10 @@ class Listed:
         self.rates, self.told = list(rates), []
 
     def suggest(self, trial_id):
-        return {KEY: self.rates.pop(0)} if self.rates else "FINISHED"
+        return {KEY: self.rates.pop(0)} if self.rates else None
 
-    def on_trial_complete(self, trial_id, result=None, error=False):
-        self.told.append((trial_id, result.get("loss"), error))
+    def ended(self, line):
+        self.told.append((line.id, line.metrics.get("loss"), line.status == FAILED))
 
 
 @pytest.fixture

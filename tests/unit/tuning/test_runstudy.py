@@ -13,8 +13,9 @@ from tunefleet.trainers.run import load_run
 from tunefleet.trainers.stopping import asked_to_stop
 from tunefleet.tuning.cli import main
 from tunefleet.tuning.lines import TRIALS, TrialLine
-from tunefleet.tuning.runstudy import BEST, STUDY, base_of, held, room_for, spent_before, told, write_best
-from tunefleet.tuning.study import read_study
+from tunefleet.tuning.output import changes, held, put_study
+from tunefleet.tuning.runstudy import base_of, room_for, spent_before, told, write_best
+from tunefleet.tuning.study import BEST, STUDY, read_study
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def storage(study):
 
 def hold(storage, study, *, resume=False, overwrite=False):
     with held(storage, study, resume=resume, overwrite=overwrite):
-        storage.put(STUDY, b"{}")
+        put_study(storage, study)
 
 
 def test_an_output_that_exists_wants_a_word_and_an_empty_one_has_nothing_to_resume(storage, study):
@@ -46,6 +47,73 @@ def test_an_output_that_exists_wants_a_word_and_an_empty_one_has_nothing_to_resu
         hold(storage, study, resume=True, overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["run.yaml", "checkpoints/step-00000001/manifest.json", "trials/a", "base/a", "events.jsonl", "trials.jsonl", "report.html"])
+@pytest.mark.parametrize("asked", [{}, {"overwrite": True}, {"resume": "auto"}], ids=str)
+def test_what_is_not_a_studys_is_left_alone(storage, study, name, asked):
+    storage.put(name, b"{}\n")
+    with pytest.raises(OutputError, match="holds something else") as refused:
+        hold(storage, study, **asked)
+    assert name.partition("/")[0] in refused.value.got
+    assert not storage.exists(STUDY)
+    assert storage.read(name) == b"{}\n"
+
+
+def test_a_run_beside_a_study_is_not_written_over(storage, study):
+    hold(storage, study)
+    storage.put("run.yaml", b"")
+    with pytest.raises(OutputError, match="holds something else"):
+        hold(storage, study, overwrite=True)
+    assert storage.exists(STUDY)
+
+
+def test_a_resume_that_is_refused_later_takes_nothing_away_that_another_start_wrote(storage, study):
+    hold(storage, study)
+    storage.put("base/scores", b"")
+    with pytest.raises(SettingsError), held(storage, study, resume=True, overwrite=False):
+        raise SettingsError("no room")
+    assert storage.exists(STUDY)
+    assert storage.exists("base/scores")
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({"budget.max_steps": "60"}, []),
+        ({"budget.concurrent_trials": "1"}, []),
+        ({"name": "other"}, []),
+        ({"run.scaling.num_workers": "1"}, []),
+        ({"run.evaluation.placement": "inline"}, []),
+        ({"metric": "perplexity"}, ["metric"]),
+        ({"mode": "max"}, ["mode"]),
+        ({"repeats": "2"}, ["repeats"]),
+        ({"stopper": "{kind: asha, grace_steps: 10}"}, ["stopper.grace_steps", "stopper.kind", "stopper.reduction_factor"]),
+        ({"space": "{training.learning_rate: {choice: [0.001]}}"}, ["space.training.learning_rate"]),
+        ({"run.training.max_steps": "40"}, ["training.max_steps"]),
+        ({"run.training.weight_decay": "0.1"}, ["training.weight_decay"]),
+        ({"run.training.learning_rate": "0.5"}, []),  # the space sets it
+        ({"run.data.holdout": "0.4"}, ["data.holdout"]),
+        ({"run.evaluation.every_steps": "5"}, ["evaluation.every_steps"]),
+        ({"run.objective": "pretrain", "mode": "max"}, ["mode", "objective.kind"]),
+    ],
+    ids=str,
+)
+def test_a_study_goes_on_as_the_one_that_began_or_says_every_difference(tmp_path, study, changed, refused):
+    now = read_study(study.file, changed).study
+    found = [problem.what.removesuffix(": may not change on resume") for problem in changes(study, now)]
+    assert set(refused) <= set(found)
+    assert bool(found) == bool(refused)
+
+
+def test_a_changed_study_is_refused_before_anything_of_it_is_written(storage, study):
+    hold(storage, study)
+    before = storage.read(STUDY)
+    with pytest.raises(SettingsError, match="mode: may not change on resume"):
+        hold(storage, read_study(study.file, {"mode": "max"}).study, resume="auto")
+    assert storage.read(STUDY) == before
+    hold(storage, read_study(study.file, {"budget.max_steps": "60"}).study, resume="auto")
+    assert storage.read(STUDY) != before
+
+
 def test_two_studies_do_not_write_one_output(storage, study):
     with held(storage, study, resume=False, overwrite=False), pytest.raises(OutputError, match="in use"):
         hold(storage, study)
@@ -55,7 +123,7 @@ def test_stop_asks_the_study_that_holds_an_output_and_no_later_start_of_it(stora
     folder = Path(study.file.output)
     monkeypatch.chdir(folder.parent)
     with held(storage, study, resume=False, overwrite=False) as fence:
-        storage.put(STUDY, b"{}")
+        put_study(storage, study)
         assert main(["stop", folder.name]) == 0
         assert asked_to_stop(storage, fence) == "tunefleet stop"
     assert main(["stop", folder.name]) == 2
@@ -66,7 +134,7 @@ def test_stop_asks_the_study_that_holds_an_output_and_no_later_start_of_it(stora
 def test_a_request_that_turns_out_wrong_leaves_the_output_free_unless_a_trial_has_begun(storage, study):
     def begin(resume):
         with held(storage, study, resume=resume, overwrite=False):
-            storage.put(STUDY, b"{}")
+            put_study(storage, study)
             raise SettingsError("wrong")
 
     with pytest.raises(SettingsError):

@@ -7,11 +7,12 @@ from tunefleet.cluster.errors import OutputError
 from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.plugins import kinds
 from tunefleet.cluster.storage import open_storage
-from tunefleet.tuning.lines import ENDED, TRIALS, last_lines, read_trials
-from tunefleet.tuning.making import make_scheduler, make_searcher, trials_in_all
-from tunefleet.tuning.searching import SEED, replay_searcher
+from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, STOPPED, TRIALS, TrialLine, last_lines, read_trials
+from tunefleet.tuning.making import make_scheduler, trials_in_all
+from tunefleet.tuning.searching import StudySearcher, make_searcher, replay_searcher
 from tunefleet.tuning.stopping import replay_scheduler
-from tunefleet.tuning.study import SEARCHERS
+from tunefleet.tuning.study import SEARCHERS, SEED
+from tunefleet.tuning.studycheck import make_goal
 
 STILL = [kind for kind in kinds(SEARCHERS) if kind != "pbt"]
 """Searchers that leave a trial's parameters alone: those that a list of lines can bring back."""
@@ -66,7 +67,7 @@ def test_lines_come_back_from_the_file_as_they_went_in(tmp_path, kind):
     for line in lines:
         file.add(line.to_json())
     assert read_trials(storage) == lines
-    assert replay_searcher(make_searcher(study), read_trials(storage)).suggest("next") == "FINISHED"
+    assert replay_searcher(make_searcher(study), read_trials(storage)).suggest("next") is None
 
 
 def test_lines_of_another_study_are_refused(tmp_path):
@@ -88,5 +89,36 @@ def test_a_second_end_of_a_trial_changes_nothing(tmp_path):
     searcher = make_searcher(study)
     parameters = searcher.suggest("a")
     for _ in range(2):
-        searcher.on_trial_complete("a", {"step": 180, "loss": surface(parameters, 180)})
+        searcher.ended(TrialLine("a", 0, parameters, FINISHED, step=180, metrics={"loss": surface(parameters, 180)}))
     assert all(line.status in ENDED for line in last_lines(list(play(searcher, make_scheduler(study)))).values())
+
+
+class Heard:
+    """A proposer that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def propose(self, number):
+        return {"training.learning_rate": 0.1}
+
+    def tell(self, number, step, value, *, whole):
+        self.told.append((number, step, value, whole))
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ([(FINISHED, 180, 1.0), (FINISHED, 60, 2.0)], (0, 60, 1.5, True)),  # the second has ended by its own patience
+        ([(FINISHED, 180, 1.0), (STOPPED, 180, 2.0)], (0, 180, 1.5, False)),
+        ([(FINISHED, 180, 1.0), (FAILED, 40, 0.1)], (0, 40, None, False)),
+        ([(FINISHED, 180, 1.0), (STOPPED, 20, None)], (0, 20, None, False)),
+    ],
+)
+def test_a_searcher_is_told_of_all_seeds_or_that_one_came_to_nothing(tmp_path, ends, told):
+    proposer = Heard()
+    searcher = StudySearcher(proposer, make_goal(make_study(tmp_path, repeats=2)), (0, 1))
+    for number, (status, step, value) in enumerate(ends):
+        searcher.suggest(str(number))
+        searcher.ended(TrialLine(str(number), number, {}, status, step=step, metrics={"loss": value}))
+    assert proposer.told == [told]

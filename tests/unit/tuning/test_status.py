@@ -13,6 +13,9 @@ from tunefleet.trainers.ledger import Events
 from tunefleet.trainers.output import LEASE
 from tunefleet.trainers.stage import METRICS, RUN_FILE
 from tunefleet.tuning.cli import main
+from tunefleet.tuning.lines import TRIALS
+from tunefleet.tuning.study import BEST, STUDY
+from tunefleet.tuning.study import LEASE as STUDY_LEASE
 
 
 @pytest.fixture
@@ -49,11 +52,19 @@ def test_a_run_that_was_stopped_says_where_it_goes_on(storage, capsys):
     assert "--resume, or submitting it again, goes on from step 4" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_a_study_is_told_by_the_last_lines_of_its_trials(tmp_path, capsys):
+def test_a_study_is_told_by_the_last_lines_of_its_trials_also_before_the_first(tmp_path, capsys):
     storage = open_storage(tmp_path)
+    storage.put(STUDY, b"")
+    held = Lease.acquire(storage, STUDY_LEASE, holder="mine")
+    said = told(storage, capsys)
+    assert (said["said"], said["trials"], said["best"]) == ("No trial has begun yet.", {}, None)
+    assert said["held_by"].startswith("mine on ")
+    held.release()
     for line in ({"id": "a", "status": "running"}, {"id": "b", "status": "running"}, {"id": "a", "status": "finished"}):
-        SharedLines(storage, "trials.jsonl").add(line)
-    assert told(storage, capsys)["trials"] == {"running": 1, "finished": 1}
+        SharedLines(storage, TRIALS).add(line)
+    storage.put(BEST, b"")
+    said = told(storage, capsys)
+    assert (said["trials"], said["best"], said["held_by"]) == ({"running": 1, "finished": 1}, BEST, None)
 
 
 def test_what_is_no_output_is_refused_and_nobody_is_stopped_there(tmp_path, storage, capsys):

@@ -12,9 +12,9 @@ from studies import STEPS, make_study, play
 
 from tunefleet.cluster.plugins import kinds
 from tunefleet.tuning.lines import FINISHED, STOPPED, last_lines
-from tunefleet.tuning.making import make_scheduler, make_searcher
+from tunefleet.tuning.making import make_scheduler
 from tunefleet.tuning.proposers import Listed
-from tunefleet.tuning.searching import StudySearcher
+from tunefleet.tuning.searching import StudySearcher, make_searcher
 from tunefleet.tuning.stopping import replay_scheduler
 from tunefleet.tuning.study import STOPPERS
 from tunefleet.tuning.studycheck import make_goal

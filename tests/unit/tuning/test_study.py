@@ -10,7 +10,8 @@ from studies import SPACE, make_study, study_file
 from tunefleet.cluster.errors import PreflightError, Refusal, RequestError
 from tunefleet.data.settings import Source
 from tunefleet.tuning import cli
-from tunefleet.tuning.making import make_searcher, trials_in_all
+from tunefleet.tuning.making import trials_in_all
+from tunefleet.tuning.searching import make_searcher
 from tunefleet.tuning.study import StudyFile, read_study
 from tunefleet.tuning.studycheck import concurrency, load_study, metric_problems, need, points_to_check
 

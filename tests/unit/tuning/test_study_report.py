@@ -16,7 +16,8 @@ from tunefleet.trainers.report.wording import metric_name, metric_unit
 from tunefleet.tuning import cli
 from tunefleet.tuning.importance import common_step, importance
 from tunefleet.tuning.lines import FAILED, FINISHED, RUNNING, STOPPED, TrialLine, last_lines
-from tunefleet.tuning.making import make_scheduler, make_searcher
+from tunefleet.tuning.making import make_scheduler
+from tunefleet.tuning.searching import make_searcher
 from tunefleet.tuning.standings import best_of, course, curves, spent, standings
 from tunefleet.tuning.study import LEASE
 from tunefleet.tuning.studyreport.gather import gather

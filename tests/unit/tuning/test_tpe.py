@@ -12,7 +12,8 @@ from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.storage import open_storage
 from tunefleet.tuning.earlier import known_trials
 from tunefleet.tuning.lines import FINISHED, TRIALS, last_lines
-from tunefleet.tuning.making import make_scheduler, make_searcher
+from tunefleet.tuning.making import make_scheduler
+from tunefleet.tuning.searching import make_searcher
 from tunefleet.tuning.study import STUDY
 from tunefleet.tuning.studycheck import load_study, make_goal
 
