@@ -53,22 +53,27 @@ def restarted() -> str | None:
 def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
     """Have the ``do`` of every actor called with items, each actor as fast as it can; yield (number of the item, result) as they come.
 
-    An actor gets its first item when it lives: one that finds no room in the cluster keeps nobody waiting while there is another.
+    An actor gets its first item when it lives: one that finds no room in the cluster keeps nobody waiting while there is another. One that has nothing
+    left to do takes an item that another is still at, once each, and the first result counts: that other may have gone with its node, and find no room again.
     Raises what ``do`` raised, and WorkerError for a piece whose actors died time and again.
     """
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
-    numbers = iter(range(len(items)))
+    fresh = iter(range(len(items)))
+    left = set(range(len(items)))
+    twice: set[int] = set()
     waiting: dict[Any, tuple[int, Any]] = {}
     starting = {actor.__ray_ready__.remote(): actor for actor in actors.handles}
 
     def hand(actor: Any) -> None:
-        number = next(numbers, None)
+        number = next(fresh, None)
+        if number is None and all(other is not actor for _, other in waiting.values()):
+            number = next((one for one, _ in reversed(waiting.values()) if one in left - twice), None)  # the last is the least begun
+            twice.add(-1 if number is None else number)
         if number is not None:
             waiting[actor.do.remote(items[number])] = (number, actor)
 
-    left = len(items)
     while left:
         (reference,), _ = ray.wait([*waiting, *starting], num_returns=1)
         new = starting.pop(reference, None)
@@ -77,7 +82,9 @@ def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
             result = ray.get(reference)
         except RayTaskError as error:
             raise error.cause from None
-        except RayActorError as error:
+        except RayError as error:
+            if new is None and (number not in left or any(one == number for one, _ in waiting.values())):
+                continue  # another has done it, or is at it
             raise WorkerError(
                 "an actor does not start" if new is not None else f"piece {number + 1} of {len(items)} could not be done",
                 got=f"its actor died {RETRIES + 1} times: {str(error).splitlines()[0]}",
@@ -86,6 +93,6 @@ def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
             ) from error
         for _ in range(_AHEAD if new is not None else 1):
             hand(actor)
-        if new is None:
-            left -= 1
+        if new is None and number in left:
+            left.remove(number)
             yield number, result

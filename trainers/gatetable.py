@@ -23,6 +23,8 @@ def gate_table(gate: Mapping[str, Any]) -> Table:
         of = f"{ENDS[one['end']]}, {place}" if one["end"] != "value" else place
         shown = ("pass" if one["passed"] else "FAIL", one["check"], one["metric"], of, one["wanted"], number(one["got"]), interval)
         table.add_row(*map(escape, shown), style=None if one["passed"] else "red")
+    if gate["left_out"]:
+        table.caption, table.caption_justify = f"left out, for too few rows were counted: {escape(_printable(', '.join(gate['left_out'])))}", "left"
     return table
 
 

@@ -75,7 +75,8 @@ def train(
     Raises RequestError (exit code 2) for everything that is wrong with the request, all of it at once and before a worker starts;
     WorkerError and others of exit code 1 when the run itself fails.
     """
-    links = checked(run, overrides, resume=resume, overwrite=overwrite, local=address is None, trust_code=trust_code)
+    alone = address is None and nested is None  # what other nodes have is not known here; of a trial its study has looked
+    links = checked(run, overrides, resume=resume, overwrite=overwrite, local=alone, trust_code=trust_code)
     with ExitStack() as stack:
         console = stack.enter_context(RunConsole(Console(quiet=True) if nested else None))
         done = {link.run.output: found for link in links[:-1] if (found := finished(link.run)) is not None}
@@ -87,7 +88,7 @@ def train(
             with_what = {"run_id": run_id(read_events(held.storage)), "machine": machine(), "versions": versions(), "commit": commit()}
             Events(held.storage).add("started", phase="starting" if number == 0 else "base", changed=held.changed, **with_what)
         _decide(claims[-1:], console, [_reused(output, found) for output, found in done.items()])
-        if address is None and nested is None:  # of a cluster it is not known here what its nodes have
+        if alone:
             _decide(claims[-1:], console, memory_warnings(links[-1].run, links[-1].known))
         stages = _run(claims, [link.known for link in pending], address, console, nested)
         _close(claims, stages)

@@ -214,7 +214,7 @@ class Samples(Settings):
 class Answers(Settings):
     """Greedy answers to held-out rows, where a metric reads them."""
 
-    rows: PositiveInt | None = Field(default=200, description="rows that are answered, from all over the held-out ones; null for all")
+    rows: PositiveInt | None = Field(default=200, description="rows of each held-out set that are answered, from all over it; null for all")
     max_new_tokens: PositiveInt = Field(default=256, description="most tokens of an answer")
     batch_size: PositiveInt | None = Field(default=None, description="rows that are answered at once; null takes evaluation.batch_size; 1 times a user alone")
 

@@ -160,7 +160,7 @@ def _run(
         for text in (*session.decisions, *room.decisions):
             console.say(f"note: {text}")
             events.decisions([text])
-        share_bases(links, base, session.resources(), console)
+        share_bases(links, base, session.resources(), address, console)
         keeper, scheduler = book_of(study, storage, earlier, Limits(room.concurrent, study.file.budget, base.training.seed, spent_s), console)
         absolute_file = study.file.model_copy(update={"run": base.model_dump(mode="json"), "output": storage.address})
         limit = study.file.budget.wall_time_s
@@ -223,7 +223,7 @@ def room_for(study: Study, available: Mapping[str, float], *, local: bool) -> Ro
     return Room(concurrent, needs, found.kind, (f"{found.said}, with {concurrent} trial{'s' if concurrent > 1 else ''} at a time",))
 
 
-def share_bases(links: list[Link], base: RunFile, available: Mapping[str, float], console: StudyConsole) -> None:
+def share_bases(links: list[Link], base: RunFile, available: Mapping[str, float], address: str | None, console: StudyConsole) -> None:
     """Do once what every trial would do: the runs that it stands on, the shards, a tokenizer of the rows, the scores of the base model."""
     from tunefleet.cluster.tasks import Cluster
     from tunefleet.trainers.launch import prepared, train
@@ -232,7 +232,7 @@ def share_bases(links: list[Link], base: RunFile, available: Mapping[str, float]
     for link in links[:-1]:
         if finished(link.run) is None:
             console.say(f"first the run that all trials stand on: {link.run.name}")
-            train(link.run, resume="auto")
+            train(link.run, resume="auto", address=address)
     console.say("preparing rows")
     quiet = RunConsole(Console(quiet=True))
     last = links[-1]

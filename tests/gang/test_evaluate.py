@@ -66,6 +66,22 @@ def test_without_kept_scores_the_base_is_scored_again_to_the_same_numbers(run, l
     storage.put(BASE, kept)
 
 
+def test_each_held_out_set_is_asked_the_rows_that_training_asked(tmp_path):
+    held = []
+    for name, rows in (("few", 8), ("many", 20)):
+        lines = [json.dumps({"prompt": f"Of {name}, what is number {row}?", "completion": f"{row} of {name}"}) for row in range(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        held.append({"path": str(tmp_path / f"{name}.jsonl")})
+    wanted = {"metrics": ["loss", "token_f1"], "answers": {"rows": 5, "max_new_tokens": 4}}
+    run = small_run(tmp_path, data={"holdout": held}, evaluation=wanted, scaling={"num_workers": 1})
+    train_on_gang(run)
+    open_storage(run.output).put(RUN_FILE, yaml.safe_dump(run.model_dump(mode="json")).encode())
+    found, last = evaluate(run.output), read_results(open_storage(run.output))[-1]
+    assert sum(found["rows_won"]["token_f1"].values()) == 10, "five of each set"
+    for name in ("tuned", "base", "rows_won"):
+        assert found[name]["token_f1"] == last[name]["token_f1"]
+
+
 def test_what_lies_below_the_totals_is_said_too(run):
     found = evaluate(run.output)
     assert found["better"] == {"loss": "min", "token_accuracy": "max"}

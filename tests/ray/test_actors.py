@@ -1,9 +1,12 @@
 """Work spread over actors: every piece once, whatever room the cluster has for them."""
 
+import os
+import threading
+
 import pytest
 import ray
 
-from tunefleet.cluster.actors import create_actors, spread
+from tunefleet.cluster.actors import create_actors, restarted, spread
 from tunefleet.cluster.errors import PreflightError
 from tunefleet.trainers.evaluation.marking import refuse_no_room
 from tunefleet.trainers.run import Resources
@@ -21,6 +24,45 @@ def test_an_actor_that_finds_no_room_keeps_nobody_waiting(ray_session):
     try:
         assert sorted(spread(actors, range(9))) == [(number, 2 * number) for number in range(9)]
         assert list(spread(actors, [])) == []
+    finally:
+        actors.close()
+
+
+def test_what_one_actor_never_ends_another_does(ray_session, tmp_path):
+    class Lost:
+        """Its node is gone, and it finds no other: so it looks to whoever waits for it."""
+
+        def __init__(self, folder):
+            self.folder = folder
+
+        def do(self, number):
+            if number == 0:
+                try:
+                    (self.folder / "lost").mkdir()
+                except FileExistsError:
+                    return 0
+                threading.Event().wait()
+            return 2 * number
+
+    actors = create_actors(Lost, 2, tmp_path, stem="tunefleet-lost", cpu=1, gpu=0)
+    try:
+        assert sorted(spread(actors, range(7))) == [(number, 2 * number) for number in range(7)]
+    finally:
+        actors.close()
+
+
+def test_an_actor_that_dies_is_started_again_does_its_item_anew_and_says_so(ray_session, tmp_path):
+    class Mortal:
+        def do(self, number):
+            if number == 1 and not (tmp_path / "died").exists():
+                (tmp_path / "died").touch()
+                os._exit(1)
+            return restarted()
+
+    actors = create_actors(Mortal, 1, stem="tunefleet-mortal", cpu=1, gpu=0)
+    try:
+        found = dict(spread(actors, range(3)))
+        assert (found[1], found[2]) == (actors.names[0], actors.names[0])
     finally:
         actors.close()
 

@@ -119,7 +119,8 @@ def test_one_of_two_actors_is_killed_and_started_again_and_what_was_scored_stand
 
     found = evaluate(run.output, suite=suite, actors=2, progress=progress, say=said.append)
     assert numbers(found) == numbers(alone)
-    assert [line.split()[0] for line in said if "died" in line] == killed
+    assert killed
+    assert {line.split()[0] for line in said if "died" in line} <= set(killed)  # none, where the other had done everything before it was there again
 
 
 def test_a_run_leaves_what_its_own_suite_found_and_says_so_when_that_goes_wrong(run, suite, alone):

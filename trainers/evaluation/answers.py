@@ -52,11 +52,9 @@ def _times(given: Sequence[Given | None]) -> dict[str, Floats]:
     return {name: columns[:, i] for i, name in enumerate(TIMED)}
 
 
-def make_answers(run: RunFile, split: Split, needs: Collection[str], asked: Ids | None = None) -> Answers | None:
-    """None where no metric reads answers. ``asked``: the rows; by default as many as the run says, from all over the split."""
-    if ANSWER not in needs:
-        return None
-    return Answers(run, split, needs, spread_over(np.arange(len(split.lengths)), run.evaluation.answers.rows) if asked is None else asked)
+def make_answers(run: RunFile, split: Split, needs: Collection[str], asked: Ids) -> Answers | None:
+    """None where no metric reads answers. ``asked``: the rows, see Exam."""
+    return Answers(run, split, needs, asked) if ANSWER in needs else None
 
 
 def spread_over(ids: Ids, most: int | None) -> Ids:

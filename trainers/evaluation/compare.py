@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tunefleet.cluster.errors import DataError
 from tunefleet.trainers.evaluation.metric import Describing, Metric
-from tunefleet.trainers.evaluation.paired import MODELS, Paired, counted, interval, plain
+from tunefleet.trainers.evaluation.paired import MODELS, Paired, counted, interval, plain, reason
 from tunefleet.trainers.evaluation.rows import Ids, RowScores
 
 
@@ -49,9 +50,19 @@ def compare(
         "base": {name: interval["value"] for name, interval in whole["base"].items()},
         "difference": whole["difference"],
         "whole": {key: whole[key] for key in (*MODELS, "difference")},
-        "failed": {name: why for result in (*results.values(), whole) for name, why in result["failed"].items()},
+        "failed": _failed({held: result["failed"] for held, result in results.items()}),
         "sets": results,
     }
+
+
+def _failed(by_set: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Why each metric failed; with the set where that is not so in all of them."""
+    found: dict[str, dict[str, str]] = {}
+    for held, failed in by_set.items():
+        for name, why in failed.items():
+            found.setdefault(name, {})[held] = why
+    alike = {name: len(whys) == len(by_set) and len(set(whys.values())) == 1 for name, whys in found.items()}
+    return {name: next(iter(whys.values())) if alike[name] else "; ".join(f"{held}: {why}" for held, why in whys.items()) for name, whys in found.items()}
 
 
 def aimed_at(sets: Collection[str], general: Collection[str]) -> list[str]:
@@ -85,10 +96,21 @@ def _one_set(name: str, tuned: RowScores, base: RowScores, metrics: Mapping[str,
         for side in MODELS:
             result[side][key] = interval(found.value[side], found.draws[side])
         result["difference"][key] = interval(*found.difference)
-    return result | _details(paired.metrics, tuned, base)
+    details, failed = _details(paired.metrics, tuned, base)
+    result["failed"] |= failed
+    return result | ({"details": details} if details else {})
 
 
-def _details(metrics: Mapping[str, Metric], tuned: RowScores, base: RowScores) -> dict[str, Any]:
-    """What metrics have to say beside their values, as ``details``; nothing where none has."""
-    told = {name: metric for name, metric in metrics.items() if isinstance(metric, Describing)}
-    return {"details": {name: {"tuned": metric.describe(tuned), "base": metric.describe(base)} for name, metric in told.items()}} if told else {}
+def _details(metrics: Mapping[str, Metric], tuned: RowScores, base: RowScores) -> tuple[dict[str, Any], dict[str, str]]:
+    """What metrics have to say beside their values; and of those that raise, or say what is no plain JSON, why."""
+    found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, Describing):
+            try:
+                said = {"tuned": metric.describe(tuned), "base": metric.describe(base)}
+                json.dumps(said, allow_nan=False)
+                found[name] = said
+            except Exception as error:  # noqa: BLE001 - it may be a stranger's code, and its values stand
+                failed[name] = reason(error)
+    return found, failed

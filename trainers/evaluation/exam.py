@@ -13,7 +13,7 @@ from tunefleet.cluster.errors import DataError
 from tunefleet.trainers.evaluation.answers import spread_over
 from tunefleet.trainers.evaluation.closer import Closer
 from tunefleet.trainers.evaluation.compare import aimed_at
-from tunefleet.trainers.evaluation.heldout import HOLDOUT, HeldOut, held_out
+from tunefleet.trainers.evaluation.heldout import HOLDOUT, HeldOut
 from tunefleet.trainers.evaluation.metric import Metric, make_metrics, needs
 from tunefleet.trainers.evaluation.rows import ANSWER, Ids
 from tunefleet.trainers.evaluation.suite import Suite, examined_run, metrics_by_set
@@ -56,9 +56,9 @@ class Exam:
         return Closer(self.run, self.held, own=self.own, general=self.general)
 
 
-def exam_of_run(run: RunFile, store: Store) -> Exam:
-    """A run's own held-out rows. Raises DataError when it has none."""
-    held, metrics = held_out(store), make_metrics(run.evaluation.metrics)
+def exam_of_run(run: RunFile, held: HeldOut) -> Exam:
+    """A run's own held-out rows."""
+    metrics = make_metrics(run.evaluation.metrics)
     return Exam(run, held, metrics, dict.fromkeys(held.sets, metrics))
 
 

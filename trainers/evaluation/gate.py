@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunefleet.trainers.evaluation.gatefile import EVERY, Check, Compliance, End, Forgetting, Gain, Gate, Overfitting, Placed, Regression
+from tunefleet.trainers.evaluation.gatefile import EVERY, KINDS, Check, Compliance, End, Forgetting, Gain, Gate, Overfitting, Placed, Regression
+from tunefleet.trainers.evaluation.slices import LEAST
 
 ALL_ROWS = "all held-out rows"
+NOWHERE = "nowhere: no rows of it were counted"
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,24 @@ class _Found:
 
 
 def judge(gate: Gate, content: Mapping[str, Any]) -> dict[str, Any]:
-    """``passed``, and the ``checks``, each at every place that it names. ``content`` is that of an evaluation, for which gate_problems found none."""
-    checks = [asdict(one) for name, check in gate.checks() for one in _judged(name, check, content)]
-    return {"passed": all(one["passed"] for one in checks), "checks": checks}
+    """``passed``; the ``checks``, each at every place that it names; ``left_out``, the slices of a kind of which too few rows were counted to say anything.
+
+    ``content`` is that of an evaluation, for which gate_problems found none. A check that is left without any place does not pass.
+    """
+    checks, left = [], []
+    for name, check in gate.checks():
+        places = dict(_places(check, content))
+        few = [place for place, part in places.items() if _counts_few(check, part)] if isinstance(check, Placed) and check.slice in KINDS else []
+        left += [f"{name}: {place}" for place in few]
+        judged = {place: part for place, part in places.items() if place not in few} or {NOWHERE: {}}
+        checks += [asdict(_held_against(name, check, place, part, content["better"][check.metric])) for place, part in judged.items()]
+    return {"passed": all(one["passed"] for one in checks), "checks": checks, "left_out": left}
 
 
-def _judged(name: str, check: Check, content: Mapping[str, Any]) -> Iterator[Judged]:
-    for place, part in _places(check, content):
-        yield _held_against(name, check, place, part, content["better"][check.metric])
+def _counts_few(check: Check, part: Mapping[str, Any]) -> bool:
+    """Whether the metric counted too few rows of a slice to say anything of it: answers are given to some rows only."""
+    counts: list[int] = [part[f"rows_{how}"].get(check.metric, part["rows"]) for how in ("won", "lost", "tied")]
+    return sum(counts) < LEAST
 
 
 def _places(check: Check, content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -81,7 +93,7 @@ def _held_against(name: str, check: Check, place: str, part: Mapping[str, Any], 
     """One check at one place: its number, turned so that the sign is that of the check's own words."""
     kind = name.partition(".")[0]
     if isinstance(check, Compliance):
-        estimate = part["tuned"].get(check.metric) or {}
+        estimate = part.get("tuned", {}).get(check.metric) or {}
         found = _Found(estimate.get("value"), estimate.get("low"), estimate.get("high"))
         got = (found if better == "max" else _Found(found.value, found.high, found.low)).at(check.end)
         limit, upward = (check.least, True) if check.least is not None else (check.most, False)
@@ -99,14 +111,15 @@ def _gained(check: Check, part: Mapping[str, Any], better: str) -> _Found:
     if isinstance(check, Overfitting):
         estimate = part["gaps"]["tuned"].get(check.metric) or {}
         return _Found(estimate.get("value"), estimate.get("low"), estimate.get("high")).turned()
-    estimate = {**(part["difference"].get(check.metric) or {}), **part.get("corrected", {}).get(check.metric, {})}
+    estimate = {**(part.get("difference", {}).get(check.metric) or {}), **part.get("corrected", {}).get(check.metric, {})}
     found = _Found(estimate.get("value"), estimate.get("low"), estimate.get("high"))
     return found if better == "max" else found.turned()
 
 
 def _judgement(name: str, kind: str, check: Any, place: str, found: _Found, got: float | None, limit: float, *, upward: bool) -> Judged:
-    passed = got is not None and (got >= limit if upward else got <= limit)
-    wanted = f"at {'least' if upward else 'most'} {limit:g}"
+    more = isinstance(check, Gain) and limit == 0  # no gain at all is none
+    passed = got is not None and (got > limit if more else got >= limit if upward else got <= limit)
+    wanted = "above 0" if more else f"at {'least' if upward else 'most'} {limit:g}"
     return Judged(name, kind, check.metric, place, wanted, limit, check.end, got, found.value, found.low, found.high, passed)
 
 

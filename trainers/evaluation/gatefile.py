@@ -40,7 +40,8 @@ class Placed(Check):
 
     set: str | None = Field(default=None, description='a held-out set, or "*" for each of them; null for all rows together')
     slice: str | None = Field(
-        default=None, description="source, length or label: every slice of that kind; label=NAME: one of them; their intervals are those corrected for number"
+        default=None,
+        description="source, length or label: every slice of that kind; label=NAME: one of them; intervals of differences are the corrected ones",
     )
 
     @model_validator(mode="after")
@@ -54,7 +55,7 @@ class Placed(Check):
 class Gain(Placed):
     """The tuned model is better than its base."""
 
-    least: float = Field(default=0.0, description="by how much better it must be, in the metric's own unit, whichever way the metric is better")
+    least: float = Field(default=0.0, ge=0, description="by how much better it must be, in the metric's own unit, whichever way it is better; 0: by anything")
     end: End = Field(default="worse", description=f"{ENDS}; worse wants the gain to be sure")
 
 
@@ -159,6 +160,9 @@ def _problems(name: str, one: Check, offered: Offered) -> Iterator[SettingsError
             yield _unknown(f"{name}.set: the evaluation has no such set", one.set, offered.sets)
             return
         metrics = offered.sets[one.set]
+    if isinstance(one, Placed) and one.set == EVERY and all(key in offered.general for key in offered.sets):
+        fix = "name a set, or leave set out: then all rows count"
+        yield SettingsError(f"{name}.set: every set is general", got=EVERY, want="a set that is not general", fix=fix)
     if isinstance(one, Forgetting) and one.set is None:
         if not offered.general:
             want = f"a set that is marked general, or set: one of {', '.join(offered.sets)}"
@@ -167,13 +171,23 @@ def _problems(name: str, one: Check, offered: Offered) -> Iterator[SettingsError
         metrics = {key: metric for key, metric in metrics.items() if all(key in offered.sets[general] for general in offered.general)}
     if one.metric not in metrics:
         yield _unknown(f"{name}.metric: the evaluation has no such metric", one.metric, metrics)
-    elif measured(metrics[one.metric]) and not isinstance(one, Compliance):
-        want = "a metric that is not of the clock, or compliance"
-        yield SettingsError(f"{name}.metric: models are not compared by the clock", got=one.metric, want=want, fix="choose another metric")
+    elif measured(metrics[one.metric]):
+        yield from _clock_problems(name, one)
     if isinstance(one, Placed) and one.slice is not None:
         yield from _slice_problems(f"{name}.slice", one.slice, offered.slices)
     if isinstance(one, Overfitting):
         yield from _gap_problems(name, one, offered)
+
+
+def _clock_problems(name: str, one: Check) -> Iterator[SettingsError]:
+    """Times have no interval, are not held against the base model's, and are of all rows or of a set."""
+    if not isinstance(one, Compliance):
+        want = "a metric that is not of the clock, or compliance"
+        yield SettingsError(f"{name}.metric: models are not compared by the clock", got=one.metric, want=want, fix="choose another metric")
+    elif one.slice is not None:
+        yield SettingsError(f"{name}.slice: no slice has times", got=f"{one.metric} of {one.slice}", want="all rows, or a set", fix="remove slice")
+    elif one.end != "value":
+        yield SettingsError(f"{name}.end: times have no interval", got=one.end, want="value", fix="remove end")
 
 
 def _slice_problems(name: str, asked: str, slices: Mapping[str, Collection[str]]) -> Iterator[SettingsError]:

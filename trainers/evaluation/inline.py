@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunefleet.trainers.evaluation.answers import make_answers
-from tunefleet.trainers.evaluation.closer import Closer
 from tunefleet.trainers.evaluation.compare import totals
+from tunefleet.trainers.evaluation.exam import exam_of_run
 from tunefleet.trainers.evaluation.files import read_base, write_base
-from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.outcome import OnEvent, Outcome
 from tunefleet.trainers.evaluation.policy import Ticket
 from tunefleet.trainers.evaluation.rows import RowScores, merge, score_share, shares
@@ -53,10 +52,8 @@ class Inline:
         self.sampler = sampler
         self._base_samples: list[str] | None = None
         self.run, self.trained, self.held, self.world, self.storage, self.on_event = run, trained, held, world, storage, on_event
-        self.key = held.key(run)
-        self.metrics = make_metrics(run.evaluation.metrics)
-        self.needs = needs(self.metrics)
-        self.answers, self.closer = make_answers(run, held.split, self.needs), Closer(run, held)
+        self.key, self.exam = held.key(run), exam_of_run(run, held)
+        self.answers = make_answers(run, held.split, self.exam.needs, self.exam.asked)
         self._base: RowScores | None = None
         self._outcomes: list[Outcome] = []
 
@@ -66,12 +63,12 @@ class Inline:
         A run that resumes and never kept them scores a base of its own on rank 0, while the others wait: said as an event.
         """
         self._ask_base(step)
-        self._base = read_base(self.storage, self.key, self.needs) if self.world.main else None
+        self._base = read_base(self.storage, self.key, self.exam.needs) if self.world.main else None
         if self.world.broadcast(self._base is not None):
             return
         scored = self._score() if step == 0 else self._apart(step)
         if self.world.main and scored is not None:
-            write_base(self.storage, self.key, scored, totals(scored, self.metrics))
+            write_base(self.storage, self.key, scored, totals(scored, self.exam.metrics))
             self._base = scored
 
     def submit(self, ticket: Ticket) -> None:
@@ -107,7 +104,7 @@ class Inline:
     def _compared(self, ticket: Ticket, tuned: RowScores, began: float) -> Outcome:
         assert self._base is not None, "begin was not called"
         try:
-            found = self.closer.compare(tuned, self._base, self.metrics)
+            found = self.exam.closer.compare(tuned, self._base, self.exam.metrics)
         except Exception as error:  # noqa: BLE001 - a metric may be a stranger's code, and the training goes on without it
             return Outcome(ticket, time.monotonic() - began, error=f"{type(error).__name__}: {error}")
         return Outcome(ticket, time.monotonic() - began, found)
@@ -139,7 +136,7 @@ class Inline:
         divided = shares(self.held.split.lengths, self.run.evaluation.batch_size, world.size)
         with _evaluating(trained.module):
             share = divided[world.rank]
-            own = score_share(trained.scorer, self.held.split, share, trained.objective, device=world.device, needs=self.needs)
+            own = score_share(trained.scorer, self.held.split, share, trained.objective, device=world.device, needs=self.exam.needs)
             if self.answers is not None:
                 together = effective_stage(self.run) == 3 and world.size > 1
                 own = self.answers.add(own, trained.model, divided, world.rank, world.device, together=together)
@@ -153,7 +150,7 @@ class Inline:
             self.on_event("base_scored_apart", {"step": step, "why": "no scores of the base model were kept, and the weights are trained already"})
             model = PlainModel.base(self.run, self.world.device)
             divided, device = shares(self.held.split.lengths, self.run.evaluation.batch_size, 1), self.world.device
-            found = score_share(model.scorer, self.held.split, divided[0], self.trained.objective, device=device, needs=self.needs)
+            found = score_share(model.scorer, self.held.split, divided[0], self.trained.objective, device=device, needs=self.exam.needs)
             if self.answers is not None:
                 found = self.answers.add(found, model.model, divided, 0, device)
         self.world.barrier()

@@ -52,6 +52,7 @@ class Paired:
     def of(cls, tuned: RowScores, base: RowScores, metrics: Mapping[str, Metric]) -> Paired:
         """Both hold the same rows."""
         assert np.array_equal(tuned.ids, base.ids), "tuned and base were scored on different rows"
+        assert tuned.answered() in (base.answered(), None) or base.answered() is None, "tuned and base answered different rows"
         found, failed = counted(metrics, tuned, base)
         return cls(tuned.ids, tuned.sums["tokens"], {name: metrics[name] for name in found}, found, failed)
 
@@ -104,12 +105,19 @@ def counted(metrics: Mapping[str, Metric], *scored: RowScores) -> tuple[dict[str
     for name, metric in metrics.items():
         try:
             counts = tuple(metric.statistics(rows) for rows in scored)
-            for part in counts:
-                metric.value(part.sum(0, keepdims=True))
+            for part in counts:  # of every row, of all, and of a resample that counts nothing
+                probes = np.concatenate([part, part.sum(0, keepdims=True), np.zeros_like(part[:1])])
+                if len(values := metric.value(probes)) != len(probes):
+                    raise ValueError(f"{len(probes)} totals have {len(values)} values")
             found[name] = counts
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and no other number waits for it
-            failed[name] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            failed[name] = reason(error)
     return found, failed
+
+
+def reason(error: Exception) -> str:
+    """Why a metric could not be computed, in one line."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def resampled_totals(columns_RK: Floats, resamples: int, seed: int) -> Floats:

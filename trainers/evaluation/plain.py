@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tunefleet.cluster.errors import CheckpointError
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.evaluation.answers import make_answers
-from tunefleet.trainers.evaluation.closer import Closer
 from tunefleet.trainers.evaluation.compare import totals
+from tunefleet.trainers.evaluation.exam import exam_of_run
 from tunefleet.trainers.evaluation.files import read_base, write_base
 from tunefleet.trainers.evaluation.heldout import HeldOut, held_out
-from tunefleet.trainers.evaluation.metric import make_metrics, needs
 from tunefleet.trainers.evaluation.rows import RowScores, Share, merge, score_share, shares
 from tunefleet.trainers.evaluation.samples import Sampler, keep_base, kept_base, make_sampler
 from tunefleet.trainers.objective import make_objective
@@ -28,9 +27,8 @@ class Examiner:
     def __init__(self, run: RunFile, held: HeldOut, storage: Storage, pad_id: int, device: torch.device) -> None:
         self.run, self.held, self.storage, self.device = run, held, storage, device
         self.objective = make_objective(run.objective, pad_id)
-        self.metrics = make_metrics(run.evaluation.metrics)
-        self.key, self.needs = held.key(run), needs(self.metrics)
-        self.answers, self.closer = make_answers(run, held.split, self.needs), Closer(run, held)
+        self.key, self.exam = held.key(run), exam_of_run(run, held)
+        self.answers = make_answers(run, held.split, self.exam.needs, self.exam.asked)
         self._model = PlainModel.base(self.run, device)
         self._base: dict[tuple[int, int], RowScores] = {}
         self._trained, self._kept = False, False
@@ -51,7 +49,7 @@ class Examiner:
     def base_share(self, index: int, count: int) -> RowScores:
         """The base model's scores of one share: from the run's output where they were kept, else scored now."""
         if (index, count) not in self._base:
-            kept = read_base(self.storage, self.key, self.needs)
+            kept = read_base(self.storage, self.key, self.exam.needs)
             self._kept = kept is not None
             self._base[index, count] = kept.select(self._shares(count)[index].ids()) if kept else self._score_base(index, count)
         return self._base[index, count]
@@ -82,7 +80,7 @@ class Examiner:
     def compare(self, tuned: Sequence[RowScores], base: Sequence[RowScores]) -> dict[str, Any]:
         """Numbers and intervals of all shares together; the base's scores are kept in the run's output."""
         whole, whole_base = merge(tuned), merge(base)
-        found = self.closer.compare(whole, whole_base, self.metrics)
+        found = self.exam.closer.compare(whole, whole_base, self.exam.metrics)
         if not self._kept:
             write_base(self.storage, self.key, whole_base, found["base"])
             self._kept = True
@@ -91,7 +89,7 @@ class Examiner:
     def keep_base(self, base: Sequence[RowScores]) -> None:
         """Keep the base model's scores, before any weights have been scored."""
         whole = merge(base)
-        write_base(self.storage, self.key, whole, totals(whole, self.metrics))
+        write_base(self.storage, self.key, whole, totals(whole, self.exam.metrics))
 
     def _score_base(self, index: int, count: int) -> RowScores:
         if self._trained:
@@ -100,7 +98,7 @@ class Examiner:
 
     def _score(self, index: int, count: int) -> RowScores:
         divided = self._shares(count)
-        scores = score_share(self._model.scorer, self.held.split, divided[index], self.objective, device=self.device, needs=self.needs)
+        scores = score_share(self._model.scorer, self.held.split, divided[index], self.objective, device=self.device, needs=self.exam.needs)
         return scores if self.answers is None else self.answers.add(scores, self._model.model, divided, index, self.device)
 
     def _shares(self, count: int) -> list[Share]:

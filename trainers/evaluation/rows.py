@@ -63,6 +63,10 @@ class RowScores:
         sums = {name: np.asarray(v, np.float64) for name, v in value["sums"].items()}
         return cls(np.asarray(value["ids"], np.int64), sums, value.get("texts", {}))
 
+    def answered(self) -> list[int] | None:
+        """The ids of the rows that were answered; None where nobody asked."""
+        return [row for row, answer in zip(self.ids.tolist(), self.texts[ANSWER], strict=True) if answer is not None] if ANSWER in self.texts else None
+
     def holds(self, wanted: Collection[str]) -> bool:
         """Whether all of these are known."""
         return all(name in self.sums or name in self.texts for name in wanted)

@@ -22,6 +22,7 @@ LEAST = 10  # rows that a slice must have, and a metric must count in it (answer
 MOST = 12  # slices of one kind; the smaller ones are put together
 TAIL = 5  # resamples that lie beyond each end of the widest interval, so that its ends are not those of one draw
 DRAWN = 10_000  # resamples at most for that: of 1,000 rows they take some 0.2 s
+ROWS_DRAWN = 200_000_000  # and rows of all resamples of one slice: training may stand meanwhile, some seconds
 MISSED = 0.05
 METHOD = "percentile bootstrap; corrected: Bonferroni over all slices and metrics (Dunn 1961)"
 
@@ -93,7 +94,8 @@ def compare_slices(paired: Paired, slices: Sequence[Slice], *, resamples: int, s
     held = [(one, part) for one in slices if (part := paired.select(one.ids)).tokens.sum()]
     number = len(held) * len(paired.metrics)
     share = 1 - MISSED / max(number, 1)
-    drawn = max(resamples, min(DRAWN, int(np.ceil(2 * TAIL / (1 - share))))) if number else 0
+    rows = max((len(part.ids) for _, part in held), default=1)
+    drawn = max(resamples, min(DRAWN, ROWS_DRAWN // rows, int(np.ceil(2 * TAIL / (1 - share))))) if number else 0
     told = [_one_slice(one, part, share, drawn, seed) for one, part in held]
     return {"comparisons": {"number": number, "resamples": drawn, "share": share, "method": METHOD}, "slices": told}
 
@@ -110,10 +112,10 @@ def _one_slice(one: Slice, paired: Paired, share: float, resamples: int, seed: i
         for model in MODELS:
             result[model][name] = interval(found.value[model], found.draws[model])
         result["difference"][name] = interval(*found.difference)
-        low, high = ends(found.difference[1], share)
-        result["corrected"][name] = {"low": low, "high": high}
         counts = won_and_lost(paired.gains(name))
-        result["outcome"][name] = outcome(low, high, paired.metrics[name]) if sum(counts.values()) >= LEAST else "unclear"
+        low, high = ends(found.difference[1], share) if sum(counts.values()) >= LEAST else (None, None)
+        result["corrected"][name] = {"low": low, "high": high}
+        result["outcome"][name] = outcome(low, high, paired.metrics[name])
         for how, count in counts.items():
             result[f"rows_{how}"][name] = count
     return result

@@ -19,6 +19,7 @@ from tunefleet.trainers.evaluation.files import read_base, result
 from tunefleet.trainers.evaluation.gap import Scored, Seen, overfitting, seen_rows
 from tunefleet.trainers.evaluation.gate import judge
 from tunefleet.trainers.evaluation.gatefile import Gate, gate_problems, read_gate
+from tunefleet.trainers.evaluation.heldout import held_out
 from tunefleet.trainers.evaluation.marking import Paper, Progress, Rows, Side, Where, mark, pieces_of
 from tunefleet.trainers.evaluation.policy import Ticket
 from tunefleet.trainers.evaluation.suite import Suite, load_suite, rows_of
@@ -129,7 +130,7 @@ def _exam(run: RunFile, suite: Suite | None) -> tuple[int, Exam, Seen]:
     layout = make_objective(run.objective, tokenizer.pad_token_id).layout
     data = run.data if suite is None else rows_of(suite, run)
     store = Store.open(prepare(data, layout, tokenizer).store, run.data.cache)
-    exam = exam_of_run(run, store) if suite is None else exam_of_suite(suite, run, store)
+    exam = exam_of_run(run, held_out(store)) if suite is None else exam_of_suite(suite, run, store)
     return tokenizer.pad_token_id, exam, seen_rows(run, store if suite is None else None, layout, tokenizer)
 
 

@@ -14,6 +14,7 @@ from tunefleet.cluster.plugins import Plugin
 from tunefleet.cluster.settings import Checked, Settings, check
 from tunefleet.cluster.yamlfile import Document, read
 from tunefleet.data.settings import Data, Mixture, Quality, Source
+from tunefleet.trainers.evaluation.metric import make_metrics, result_name
 from tunefleet.trainers.foreign import refuse_code
 from tunefleet.trainers.run import METRICS, Answers, Resources, RunFile
 
@@ -99,7 +100,21 @@ def suite_problems(checked: Checked[Suite]) -> list[RequestError]:
             found += _metric_problems(f"sets.{name}.metrics", held.metrics)
     if checked.sure("metrics"):
         found += _metric_problems("metrics", suite.metrics)
+    if checked.sure("metrics", *(f"sets.{name}.metrics" for name in suite.sets)):
+        found += _ambiguous_names(suite)
     return found
+
+
+def _ambiguous_names(suite: Suite) -> Iterator[SettingsError]:
+    """Results of one name that are of different kinds in different sets: nobody could say which way such a name is better."""
+    kinds: dict[str, dict[str, str]] = {}
+    for held, wanted in metrics_by_set(suite).items():
+        for settings in wanted:
+            kinds.setdefault(result_name(vars(settings)), {}).setdefault(vars(settings)["kind"], held)
+    for name, sets in kinds.items():
+        if len(sets) > 1:
+            got = ", ".join(f"{kind} in {held}" for kind, held in sets.items())
+            yield SettingsError(f"metrics: {name} stands for different kinds", got=got, want="one kind a name", fix="give one of them a name: of its own")
 
 
 def metrics_by_set(suite: Suite) -> Mapping[str, Measured]:
@@ -140,8 +155,6 @@ def _source_problems(key: str, source: Source) -> Iterator[RequestError]:
 
 
 def _metric_problems(key: str, wanted: Measured) -> Iterator[RequestError]:
-    from tunefleet.trainers.evaluation.metric import make_metrics
-
     if not wanted:
         yield SettingsError(f"{key}: nothing is measured", got="an empty list", want="one metric or more", fix="set it to [loss]")
         return

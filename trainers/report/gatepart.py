@@ -23,7 +23,8 @@ def gate_section(gate: Mapping[str, Any]) -> Section:
         got = "no finite number" if one["got"] is None else exact(finite(one["got"]), digits)
         outcome = Cell("passes" if one["passed"] else "fails", "good" if one["passed"] else "bad")
         rows.append([one["kind"], metric_name(one["metric"]), one["place"], ENDS[one["end"]], one["wanted"], got, with_interval(one, digits), outcome])
-    return section("Gate", table(["check", "metric", "of", "judged by", "wanted", "got", "value and interval", ""], rows, numbers=[4, 5, 6]), about=ABOUT)
+    about = ABOUT + (f" Left out, for too few rows were counted: {', '.join(gate['left_out'])}." if gate["left_out"] else "")
+    return section("Gate", table(["check", "metric", "of", "judged by", "wanted", "got", "value and interval", ""], rows, numbers=[4, 5, 6]), about=about)
 
 
 def said(gate: Mapping[str, Any]) -> str:

@@ -124,7 +124,7 @@ def comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
     if not name:
         return None
     if math.isnan(tuned) or math.isnan(base):
-        return Verdict(f"The held-out {metric_name(name)} is not a finite number: the model diverged.", "bad", f"Measured on the {which(evaluation)}.")
+        return Verdict(_no_number(evaluation, name, alike=math.isnan(tuned) and math.isnan(base)), "bad", f"Measured on the {which(evaluation)}.")
     difference, direction = evaluation.get("difference", {}).get(name), way(run, evaluation, name)
     unit = f" {metric_unit(name)}" if metric_unit(name) else ""
     digits = digits_of(difference)
@@ -134,11 +134,22 @@ def comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
     worse = [] if outcome == "worse" else [n for n, part in evaluation["sets"].items() if compared(part.get("difference", {}).get(name), direction) == "worse"]
     tone: Tone = "bad" if outcome == "worse" else "warn" if worse else "good" if outcome == "better" else "plain"
     tail = f"; but worse on {words(worse)}" if worse else ""
-    return Verdict(f"{lead[outcome]}: {numbers}{tail}.", tone, _rests_on(difference, evaluation))
+    return Verdict(f"{lead[outcome]}: {numbers}{tail}.", tone, _rests_on(difference, evaluation, name))
 
 
-def _rests_on(difference: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> str:
-    rows, at = count(int(evaluation.get("rows", 0)), "held-out example"), which(evaluation)
+def _no_number(evaluation: Mapping[str, Any], name: str, *, alike: bool) -> str:
+    """Why a metric has no value; ``alike``: of neither model."""
+    if why := evaluation.get("failed", {}).get(name):
+        return f"The held-out {metric_name(name)} could not be computed: {why}"
+    if alike:
+        return f"No held-out example counts for {metric_name(name)}: none had room for an answer within the model's length, or none has what it is measured by."
+    return f"The held-out {metric_name(name)} is not a finite number: the model diverged."
+
+
+def _rests_on(difference: Mapping[str, Any] | None, evaluation: Mapping[str, Any], name: str) -> str:
+    every, at = int(evaluation.get("rows", 0)), which(evaluation)
+    counted = sum(evaluation.get("rows_won", {}).get(name, {"all": every}).values())  # answers are given to some rows only
+    rows = count(every, "held-out example") if counted >= every else f"{counted:,} of {count(every, 'held-out example')}"
     if not difference or difference.get("low") is None or difference.get("high") is None:
         return f"Measured on {rows}, {at}."
     digits = digits_of(difference)

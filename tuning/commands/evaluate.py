@@ -51,14 +51,14 @@ def run(options: argparse.Namespace, settings: Mapping[str, str]) -> int:
     gate = evaluation.get("gate")
     for name, why in evaluation["failed"].items():
         remark(f"metric {name} could not be computed: {why}")
-    if options.html:
-        remark(f"page: {write_evaluation_page(evaluation, options.html)}")
     if options.json:
         print_json(evaluation)
     else:
         console().print(comparison_table(evaluation))
         if gate:
             console().print(gate_table(gate))
+    if options.html:  # last: where it cannot be written, what was found has been said
+        remark(f"page: {write_evaluation_page(evaluation, options.html)}")
     if gate and not gate["passed"]:
         remark(unmet(gate))
         return 1

@@ -218,6 +218,48 @@ def test_a_metric_that_raises_is_named_and_spoils_no_other_number():
     json.dumps(found, allow_nan=False)
 
 
+class Fussy:
+    """A metric of somebody whose value, and whose further words, are not for all rows."""
+
+    better, reads = "max", ("tokens",)
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def statistics(self, rows):
+        return rows.sums["tokens"][:, None]
+
+    def value(self, totals):
+        if self.wrong == "value" and (totals == 0).any():
+            raise ZeroDivisionError("of nothing")
+        return totals[: 1 if self.wrong == "count" else None, 0]
+
+    def describe(self, rows):
+        if self.wrong == "describe":
+            raise ValueError("not today")
+        return {"mean": float("nan") if self.wrong == "nan" else 1.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why", "value"),
+    [("value", "of nothing", None), ("count", "have 1 values", None), ("describe", "not today", 3.0), ("nan", "not JSON compliant", 3.0), ("", "", 3.0)],
+)
+def test_whatever_is_wrong_with_a_metric_spoils_no_other_number(wrong, why, value):
+    tuned, base = scores([1.0, 1.0], [1, 2]), scores([2.0, 1.0], [1, 2])
+    found = compare(tuned, base, {"fussy": Fussy(wrong), **metrics_of("loss")}, resamples=5)
+    assert why in found["failed"].get("fussy", "")
+    assert ("fussy" in found["failed"]) == bool(why)
+    assert found["tuned"]["fussy"] == value
+    assert found["difference"]["loss"] == compare(tuned, base, metrics_of("loss"), resamples=5)["difference"]["loss"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_failed_in_one_set_only_is_told_with_the_set():
+    tuned, base = scores([1.0, 1.0], [1, 1]), scores([2.0, 1.0], [1, 1])
+    sets, own = {"a": np.array([0]), "b": np.array([1])}, {"b": {"fussy": Fussy("count")}}
+    assert compare(tuned, base, metrics_of("loss"), sets=sets, own=own, resamples=5)["failed"] == {"fussy": "b: ValueError: 3 totals have 1 values"}
+
+
 def test_a_general_set_is_marked_and_has_no_part_in_the_numbers_at_the_top():
     tuned, base = scores([1.0, 5.0], [1, 1]), scores([2.0, 1.0], [1, 1])
     sets = {"own": np.array([0]), "general": np.array([1])}

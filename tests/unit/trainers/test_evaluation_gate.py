@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -39,7 +40,7 @@ class Wait:
 
 METRICS_OF = {**make_metrics([config(METRICS, name)() for name in ("loss", "token_accuracy", "exact_match")]), "wait": Wait()}
 OFFERED = Offered(
-    {name: METRICS_OF[name] for name in ("loss", "token_accuracy", "exact_match")},
+    {"pause": Wait(), **{name: METRICS_OF[name] for name in ("loss", "token_accuracy", "exact_match")}},
     {"sums": METRICS_OF, "stories": {"loss": METRICS_OF["loss"]}},
     ["stories"],
     {"source": [], "length": ["up to 9 tokens", "10 tokens or more"], "label": ["red", "blue"]},
@@ -164,9 +165,41 @@ def test_overfitting_is_held_against_the_set_that_is_named() -> None:
 
 @pytest.mark.parametrize("kind", ["gain", "regression", "compliance"])
 def test_a_number_that_is_not_finite_never_passes(kind: str) -> None:
-    threshold = {"compliance": {"most": 1e9}, "regression": {"most": 1e9}, "gain": {"least": -1e9}}[kind]
+    threshold = {"compliance": {"most": 1e9}, "regression": {"most": 1e9}, "gain": {"least": 0.0}}[kind]
     (found,) = verdict({kind: [{"metric": "loss", "end": "value", **threshold}]}, content(np.nan, 0.0))["checks"]
     assert (found["passed"], found["got"]) == (False, None)
+
+
+def test_no_gain_is_none() -> None:
+    alike = content(0.0, 0.0)
+    same = {**alike, "whole": {**alike["whole"], "difference": {"loss": {"value": 0.0, "low": 0.0, "high": 0.0}}}}
+    for end in ("value", "worse", "better"):
+        (found,) = verdict({"gain": [{"metric": "loss", "end": end}]}, same)["checks"]
+        assert (found["passed"], found["wanted"]) == (False, "above 0")
+    assert verdict({"regression": [{"metric": "loss"}]}, same)["passed"]
+
+
+def test_a_check_without_a_place_does_not_pass() -> None:
+    found = content(-0.5, 0.0)
+    for part in found["sets"].values():
+        part["general"] = True
+    (check,) = verdict({"gain": [{"metric": "loss", "set": "*"}]}, found)["checks"]
+    assert (check["passed"], check["got"]) == (False, None)
+    general = replace(OFFERED, general=list(OFFERED.sets))
+    (problem,) = gate_problems(Gate.model_validate({"gain": [{"metric": "loss", "set": "*"}]}), general)
+    assert "every set is general" in str(problem)
+
+
+def test_slices_of_which_few_rows_were_answered_are_left_out_by_name() -> None:
+    found = content(0.5, 0.0)
+    for part in found["slices"]:
+        if part["name"] == "red":
+            part["rows_won"]["loss"], part["rows_lost"]["loss"], part["rows_tied"]["loss"] = 0, 3, 0
+    said = verdict({"regression": [{"metric": "loss", "slice": "label"}]}, found)
+    assert ([one["place"] for one in said["checks"]], said["left_out"]) == (["label: blue"], ["regression.0: label: red"])
+    table = StringIO()
+    Console(file=table, width=160).print(gate_table(said))
+    assert "too few rows were counted: regression.0: label: red" in table.getvalue()
 
 
 def asked(**checks: Any) -> list[str]:
@@ -182,6 +215,8 @@ def asked(**checks: Any) -> list[str]:
         ({"forgetting": [{"metric": "token_accuracy", "most": 1}]}, "forgetting.0.metric: the evaluation has no such metric"),
         ({"forgetting": [{"metric": "loss", "most": 1, "set": "*"}]}, "forgetting.0.set: the evaluation has no such set"),
         ({"gain": [{"metric": "wait", "set": "sums"}]}, "not compared by the clock"),
+        ({"compliance": [{"metric": "wait", "set": "sums", "most": 1, "end": "worse"}]}, "compliance.0.end: times have no interval"),
+        ({"compliance": [{"metric": "pause", "slice": "label", "most": 1}]}, "compliance.0.slice: no slice has times"),
         ({"regression": [{"metric": "loss", "slice": "source"}]}, "no slices by source"),
         ({"regression": [{"metric": "loss", "slice": "label=green"}]}, "regression.0.slice: no such slice"),
         ({"regression": [{"metric": "loss", "slice": "lenght"}]}, "did you mean length?"),

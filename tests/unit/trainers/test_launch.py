@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 from runs import small_run
 
+from tunefleet.cluster.errors import PreflightError
 from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.console import RunConsole
-from tunefleet.trainers.launch import _decide, _reused, _shared, prepared, result_of, stage_of, steps_saved
+from tunefleet.trainers.launch import _decide, _reused, _shared, prepared, result_of, stage_of, steps_saved, train
+from tunefleet.trainers.nested import Nested
 from tunefleet.trainers.output import Claim, finished
 from tunefleet.trainers.resume import Differences
 from tunefleet.trainers.rowtokenizer import make_tokenizer
@@ -46,6 +48,22 @@ def test_decisions_are_said_and_stand_in_the_events(tmp_path):
     assert "zero.stage" in texts[1]
     assert _shared(last, last) == []
     assert finished(run) is None
+
+
+def test_a_trial_is_not_held_against_the_gpus_of_the_node_where_its_process_is(tmp_path, monkeypatch):
+    run = small_run(tmp_path, scaling={"use_gpu": True, "num_workers": 512})
+
+    class ReachedError(Exception):
+        pass
+
+    def reached(*_):
+        raise ReachedError
+
+    monkeypatch.setattr("tunefleet.trainers.launch._run", reached)
+    with pytest.raises(PreflightError, match="GPUs that can never be had"):
+        train(run)
+    with pytest.raises(ReachedError):
+        train(run, nested=Nested(lambda name, line: None, local=False))
 
 
 def test_a_stage_is_what_its_rows_and_settings_come_to_and_crosses_as_plain_values(tmp_path):

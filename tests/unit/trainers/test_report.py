@@ -15,7 +15,7 @@ from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.ledger import ledger
 from tunefleet.trainers.output import claim
 from tunefleet.trainers.report.gather import gather
-from tunefleet.trainers.report.standing import standing, verdict
+from tunefleet.trainers.report.standing import comparison, result, standing, verdict
 from tunefleet.trainers.report.timing import spent
 from tunefleet.trainers.report.warnings import warnings
 from tunefleet.trainers.report.write import report, report_at_end, write_report
@@ -43,6 +43,22 @@ def test_the_verdict_is_what_the_interval_says(tmp_path: Path, change: float, to
     assert found.tone == tone
     assert found.said.startswith(lead)
     assert "95% interval" in found.why
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tuned": {"loss": None}}, "the model diverged"),
+        ({"tuned": {"loss": None}, "base": {"loss": None}}, "No held-out example counts for"),
+        ({"tuned": {"loss": None}, "failed": {"loss": "ValueError: not today"}}, "could not be computed: ValueError: not today"),
+        ({"rows_won": {"loss": {"won": 150, "lost": 40, "tied": 10}}, "rows": 10_000}, "on the same 200 of 10,000 held-out examples"),
+    ],
+)
+def test_what_cannot_be_said_is_told_by_its_cause_and_so_is_what_it_rests_on(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    run = read(run_folder(tmp_path / "out"))
+    found = comparison(run, {**result(run), **change})
+    assert found is not None
+    assert said in f"{found.said} {found.why}"
 
 
 def test_a_set_that_got_worse_is_named_in_the_verdict(tmp_path: Path) -> None:

@@ -61,6 +61,11 @@ def test_every_problem_is_told_at_once_with_its_place_and_before_any_model(tmp_p
         evaluate(tmp_path / "no-such-run", suite=tmp_path / "suite.yaml")
 
 
+def test_a_name_of_two_kinds_of_metric_is_refused(tmp_path, rows):
+    sets = {name: {"sources": [{"path": rows}], "metrics": [{"kind": kind, "name": "mine"}]} for name, kind in (("a", "loss"), ("b", "rouge"))}
+    assert "mine stands for different kinds" in refused(write(tmp_path, {"sets": sets}))
+
+
 @pytest.mark.parametrize("sets", ["sets: {}", "name: no sets at all", "sets: {a: {sources: []}}"])
 def test_a_suite_without_rows_is_refused(tmp_path, sets):
     assert "sets" in refused(write(tmp_path, f"version: 1\n{sets}\n"))
