@@ -230,6 +230,11 @@ class Evaluation(Settings):
     placement: Literal["auto", "actors", "inline"] = Field(
         default="auto", description="actors beside the training, or inline between steps; auto takes actors where there is room"
     )
+    behind: Literal["drop", "wait"] = Field(
+        default="drop",
+        description="where actors fall behind the training: drop the older of two evaluations that wait, or have the training wait; trials of a study wait, "
+        "for they are compared at equal steps",
+    )
     actors: PositiveInt = Field(default=1, description="evaluation actors")
     batch_size: PositiveInt = Field(default=16, description="rows a forward")
     resources: Resources = Field(default=Resources(), description="what one actor holds")

@@ -200,7 +200,7 @@ class EvaluateWatch:
         return self.evaluation.wants_stop
 
     def watch(self, state: State, report: Report) -> None:
-        """Save the weights when an evaluation is due, and start it as soon as they stand; take in what came back. Never waits, unless inline."""
+        """Save the weights when an evaluation is due, and start it as soon as they stand; take in what came back."""
         if self.evaluation.due(state.step):
             self.start(state)
         if self._next is not None and self.checkpoints.stands(self._next[1]):
@@ -224,6 +224,8 @@ class EvaluateWatch:
     def start(self, state: State) -> None:
         """Have the weights saved; inline, score them at once. Collective."""
         self.flush()  # an evaluation that still waits for its own save goes first
+        if self.evaluation.patient:
+            self.evaluation.finish()
         self._next = (state.step, self.checkpoints.save(state, optimizer=False))
         if self.inline:
             self.flush()

@@ -64,7 +64,7 @@ def run_of(plan: Plan, trial: str, parameters: Point) -> RunFile:
     Refusal.raise_if(read.problems)
     assert read.value is not None
     run = read.value
-    placed = run.evaluation.model_copy(update={"placement": plan.placement})
+    placed = run.evaluation.model_copy(update={"placement": plan.placement, "behind": "wait"})
     export = run.export.model_copy(update={"at_end": False})
     return run.model_copy(update={"name": f"{plan.study.name}-{trial}", "evaluation": placed, "export": export})
 

@@ -76,6 +76,11 @@ class EvaluationWatch:
         """Whether the weights after this many optimizer steps are to be evaluated."""
         return due(step, every=self.run.evaluation.every_steps, steps=self.steps)
 
+    @property
+    def patient(self) -> bool:
+        """Whether training waits, before weights are evaluated, for the evaluations of those before them, that none is dropped."""
+        return self.run.evaluation.behind == "wait"
+
     def start(self, step: int, manifest: str | None) -> list[dict[str, Any]]:
         """Evaluate the weights of ``step``, which ``manifest`` names. Actors return at once; inline, every rank scores, and the result is returned.
 

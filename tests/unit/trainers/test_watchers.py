@@ -152,7 +152,7 @@ def test_what_went_wrong_in_the_background_ends_the_run(checkpoints, saves):
 class Evaluation:
     """What the watch of evaluation asks of the evaluation itself, with every call noted."""
 
-    placement, wants_stop, best_manifest = "actors", False, None
+    placement, wants_stop, best_manifest, patient = "actors", False, None, False
 
     def __init__(self):
         self.started, self.protected = [], {"best"}
@@ -167,7 +167,18 @@ class Evaluation:
         return []
 
     def finish(self):
+        self.started.append("awaited")
         return []
+
+
+def test_training_waits_for_the_evaluation_before_where_none_may_be_dropped(checkpoints, saves):
+    evaluation = Evaluation()
+    evaluation.patient = True
+    watch = EvaluateWatch(evaluation, checkpoints)
+    for step in range(1, 5):
+        checkpoints.watch(State(step), report(step - 1))
+        watch.watch(State(step), report(step - 1))
+    assert evaluation.started == ["awaited", (2, saves[0].name), "awaited"]
 
 
 def test_an_evaluation_starts_when_its_weights_stand_and_they_are_protected_until_then(checkpoints, saves):
@@ -184,4 +195,4 @@ def test_an_evaluation_starts_when_its_weights_stand_and_they_are_protected_unti
     assert evaluation.started == [(2, saves[0].name)]
     assert [(save.step, save.optimizer) for save in saves] == [(2, False), (4, True)]
     watch.finish()
-    assert evaluation.started == [(2, saves[0].name), (4, saves[1].name)]
+    assert evaluation.started == [(2, saves[0].name), (4, saves[1].name), "awaited"]
