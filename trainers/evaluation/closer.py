@@ -38,7 +38,7 @@ class Closer:
         tuned, base = tuned.select(self.rows), base.select(self.rows)
         paired = Paired.of(tuned, base, metrics).compared()
         found["better"] = {name: metric.better for some in (*self.own.values(), metrics) for name, metric in some.items()}
-        found["rows_won"] = {name: won_and_lost(paired.gains(name)) for name in paired.metrics}
+        found["rows_won"] = {name: won_and_lost(paired.gains(name)) for name in paired.of_single_rows().metrics}
         found |= compare_slices(paired, self.slices, resamples=settings.bootstrap, seed=seed)
         return {**found, "regressions": regressions(tuned, base, paired, self._row)}
 

@@ -1,4 +1,4 @@
-"""Tuned against base on the same rows: the numbers of an evaluation file, with 95% percentile bootstrap intervals over rows."""
+"""Tuned against base on the same rows: the numbers of an evaluation file, with 95% bootstrap intervals over rows."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _one_set(name: str, tuned: RowScores, base: RowScores, metrics: Mapping[str,
             result[side][key]["value"] = plain(value)
     for key, found in paired.compared().drawn(resamples, seed).items():
         for side in MODELS:
-            result[side][key] = interval(found.value[side], found.draws[side])
+            result[side][key] = found.interval(side)
         result["difference"][key] = interval(*found.difference)
     details, failed = _details(paired.metrics, tuned, base)
     result["failed"] |= failed

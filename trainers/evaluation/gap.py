@@ -127,7 +127,7 @@ def gap(trained: Paired, held: Paired, sets: Mapping[str, tuple[Paired, Paired]]
     result: dict[str, Any] = {"rows": len(trained.ids), "tokens": int(trained.tokens.sum())}
     seen = trained.drawn(resamples, seed + 1)
     for model in MODELS:
-        result[model] = {name: interval(found.value[model], found.draws[model]) for name, found in seen.items()}
+        result[model] = {name: found.interval(model) for name, found in seen.items()}
     result["difference"] = {name: interval(*found.difference) for name, found in seen.items()}
     against = {name: _against(own.metrics, own.drawn(resamples, seed + 1), part.drawn(resamples, seed)) for name, (own, part) in sets.items()}
     return {**result, **_against(trained.metrics, seen, held.drawn(resamples, seed)), "sets": against}

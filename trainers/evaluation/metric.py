@@ -44,6 +44,18 @@ class Describing(Protocol):
         ...
 
 
+@runtime_checkable
+class Biased(Protocol):
+    """A metric of how far sums lie from what they should be: never below 0, and above it by chance alone, the more so the fewer rows there are.
+
+    Resamples have that chance twice, so its intervals are made otherwise (see paired.Drawn); and it is no metric of a single row.
+    """
+
+    def distance(self, totals_SK: Floats, whole_K: Floats) -> Floats:
+        """How far totals lie from those of all rows, (S,): at least as far as their values do."""
+        ...
+
+
 class Named(Settings):
     """The settings that metrics of one kind need to stand beside each other."""
 

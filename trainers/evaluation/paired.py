@@ -1,6 +1,7 @@
 """Two models on the same rows: what their metrics are made of, side by side, whole and resampled.
 
-Source of the bootstrap: Efron 1979; paired, as one draw serves both models.
+Sources of the bootstrap: Efron 1979; paired, as one draw serves both models. Of a biased metric: Davison and Hinkley 1997, Bootstrap Methods and their
+Application, section 5.2.1 (the basic bootstrap).
 
 Shape letters: R rows, S resamples, K columns (the statistics of all metrics, of the tuned model and of its base).
 """
@@ -8,13 +9,13 @@ Shape letters: R rows, S resamples, K columns (the statistics of all metrics, of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tunefleet.trainers.evaluation.metric import Metric, measured
+from tunefleet.trainers.evaluation.metric import Biased, Metric, measured
 from tunefleet.trainers.evaluation.rows import Floats, Ids, RowScores, places_of
 
 DRAWS_AT_ONCE = 1 << 22  # rows drawn before they are counted: bounds the memory of a resample to about 70 MB
@@ -23,10 +24,20 @@ MODELS = ("tuned", "base")
 
 @dataclass(frozen=True)
 class Drawn:
-    """A metric of both models: over all rows, and of every resample (``draws``, (S,)). ``difference`` is tuned minus base."""
+    """A metric of both models: over all rows, and of every resample (``draws``, (S,)). ``difference`` is tuned minus base.
+
+    Of a Biased metric the draws are mirrored at the value: what chance adds to them is taken off differences, not added once more. ``distances`` are how
+    far its draws lie from all rows (none of other metrics): an interval of the metric itself reaches as far to both sides, down to 0.
+    """
 
     value: Mapping[str, float]
     draws: Mapping[str, Floats]
+    distances: Mapping[str, Floats]
+
+    def interval(self, model: str) -> dict[str, float | None]:
+        """The metric of a model with its interval."""
+        value, far_S = self.value[model], self.distances.get(model)
+        return interval(value, self.draws[model] if far_S is None else np.concatenate([np.maximum(value - far_S, 0.0), value + far_S]))
 
     @property
     def difference(self) -> tuple[float, Floats]:
@@ -58,8 +69,11 @@ class Paired:
 
     def compared(self) -> Paired:
         """Without the metrics of the clock, by which models are not compared."""
-        kept = {name: metric for name, metric in self.metrics.items() if not measured(metric)}
-        return replace(self, metrics=kept, statistics={name: self.statistics[name] for name in kept})
+        return self._only(lambda metric: not measured(metric))
+
+    def of_single_rows(self) -> Paired:
+        """Without the metrics that say nothing of a single row."""
+        return self._only(lambda metric: not isinstance(metric, Biased))
 
     def select(self, ids: Ids) -> Paired:
         """The rows of these ids, which must all be there."""
@@ -79,6 +93,10 @@ class Paired:
             found: Floats = base - tuned if self.metrics[name].better == "min" else tuned - base
         return found
 
+    def _only(self, keeps: Callable[[Metric], bool]) -> Paired:
+        kept = {name: metric for name, metric in self.metrics.items() if keeps(metric)}
+        return replace(self, metrics=kept, statistics={name: self.statistics[name] for name in kept})
+
     def whole(self, name: str) -> tuple[float, float]:
         """A metric over all rows, tuned and base."""
         tuned, base = (float(self.metrics[name].value(part.sum(0, keepdims=True))[0]) for part in self.statistics[name])
@@ -93,8 +111,13 @@ class Paired:
         resampled = np.split(resampled_totals(columns_RK, resamples, seed), ends, axis=1)
         found = {}
         for i, (name, metric) in enumerate(self.metrics.items()):
-            draws = {model: metric.value(resampled[j]) for model, j in zip(MODELS, (2 * i, 2 * i + 1), strict=True)}
-            found[name] = Drawn(dict(zip(MODELS, self.whole(name), strict=True)), draws)
+            totals = dict(zip(MODELS, resampled[2 * i : 2 * i + 2], strict=True))
+            value = dict(zip(MODELS, self.whole(name), strict=True))
+            draws, distances = {model: metric.value(drawn) for model, drawn in totals.items()}, {}
+            if isinstance(metric, Biased):
+                draws = {model: 2 * value[model] - drawn for model, drawn in draws.items()}
+                distances = {model: metric.distance(totals[model], part.sum(0)) for model, part in zip(MODELS, self.statistics[name], strict=True)}
+            found[name] = Drawn(value, draws, distances)
         return found
 
 
@@ -109,6 +132,8 @@ def counted(metrics: Mapping[str, Metric], *scored: RowScores) -> tuple[dict[str
                 probes = np.concatenate([part, part.sum(0, keepdims=True), np.zeros_like(part[:1])])
                 if len(values := metric.value(probes)) != len(probes):
                     raise ValueError(f"{len(probes)} totals have {len(values)} values")
+                if isinstance(metric, Biased):
+                    metric.distance(probes, part.sum(0))
             found[name] = counts
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and no other number waits for it
             failed[name] = reason(error)

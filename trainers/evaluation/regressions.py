@@ -15,11 +15,12 @@ LONGEST = 2000  # characters of one text
 
 
 def regressions(tuned: RowScores, base: RowScores, paired: Paired, row: Callable[[int], Mapping[str, Any]], shown: int = SHOWN) -> dict[str, Any]:
-    """The rows that lost most, by metric: of the first metric, and of the first that reads answers. ``row`` says what is known of a row by its id.
+    """The rows that lost most, by metric of single rows: of the first, and of the first that reads answers. ``row`` says what is known of a row by its id.
 
     Each has ``row``, ``by`` (how much worse, above zero; null where it is not finite), the values of all metrics of ``tuned`` and ``base``, the
     ``answer`` of each where it was asked, and what ``row`` says.
     """
+    paired = paired.of_single_rows()
     names = list(paired.metrics)
     answers = [name for name in names if ANSWER in paired.metrics[name].reads]
     chosen = dict.fromkeys([*names[:1], *answers[:1]])

@@ -110,13 +110,14 @@ def _one_slice(one: Slice, paired: Paired, share: float, resamples: int, seed: i
     result |= {key: {} for key in (*MODELS, "difference", "corrected", "outcome", "rows_won", "rows_lost", "rows_tied")}
     for name, found in paired.drawn(resamples, seed).items():
         for model in MODELS:
-            result[model][name] = interval(found.value[model], found.draws[model])
+            result[model][name] = found.interval(model)
         result["difference"][name] = interval(*found.difference)
-        counts = won_and_lost(paired.gains(name))
-        low, high = ends(found.difference[1], share) if sum(counts.values()) >= LEAST else (None, None)
+        counting = (~np.isnan(paired.of_rows(name)).any(0)).sum()
+        low, high = ends(found.difference[1], share) if counting >= LEAST else (None, None)
         result["corrected"][name] = {"low": low, "high": high}
         result["outcome"][name] = outcome(low, high, paired.metrics[name])
-        for how, count in counts.items():
+    for name in paired.of_single_rows().metrics:
+        for how, count in won_and_lost(paired.gains(name)).items():
             result[f"rows_{how}"][name] = count
     return result
 

@@ -59,7 +59,7 @@ def _table(name: str, kind: str, own: list[Mapping[str, Any]]) -> Markup:
         found = [one[model][name]["value"] for model in ("base", "tuned")]
         values = ["-" if found == [None, None] else exact(finite(value), digits) for value in found]  # nothing of it was answered, say
         changed = Cell(with_interval(difference, digits, signed=True), TONES[outcome])
-        won = " / ".join(quantity(one[f"rows_{how}"][name]) for how in ("won", "lost", "tied"))
+        won = " / ".join(quantity(one[f"rows_{how}"][name]) for how in ("won", "lost", "tied")) if name in one["rows_won"] else "-"
         rows.append([one["name"], quantity(one["rows"]), *values, changed, Cell(SAID[outcome], TONES[outcome]), won])
     columns = [kind, "examples", "base", "tuned", "difference", "outcome", "better / worse / same"]
     return table(columns, rows, title=f"{metric_name(name).capitalize()} by {kind}", numbers=[1, 2, 3, 4, 6])

@@ -11,8 +11,12 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.plugins import plugin
+from tunefleet.trainers.evaluation.compare import compare
 from tunefleet.trainers.evaluation.metric import measured
-from tunefleet.trainers.evaluation.rows import BINS, TIMED, RowScores, merge, score_share, shares
+from tunefleet.trainers.evaluation.paired import Paired
+from tunefleet.trainers.evaluation.regressions import regressions
+from tunefleet.trainers.evaluation.rows import BINNED, BINS, TIMED, RowScores, merge, score_share, shares
+from tunefleet.trainers.evaluation.slices import Slice, compare_slices
 from tunefleet.trainers.objectives.sft import Sft
 from tunefleet.trainers.run import METRICS
 from tunefleet.trainers.scoring import TokenScorer
@@ -119,6 +123,51 @@ def test_a_perfect_model_that_is_certain_has_no_calibration_error():
     sums = {name: np.zeros(2) for name in made("calibration_error").reads}
     sums |= {"binned_14": np.array([3.0, 1.0]), "confidence_14": np.array([3.0, 1.0]), "hits_14": np.array([3.0, 1.0])}
     assert value(made("calibration_error"), RowScores(np.arange(2), sums)) == 0.0
+
+
+SURE = (0.5, 0.7, 0.9)  # probabilities of three bins, so that the error of a model that is right less often by `gap` is `gap`
+
+
+def certain(gap, seed, rows=100, tokens=8):
+    """Scores of a model whose true calibration error is ``gap``."""
+    random = np.random.default_rng(seed)
+    p_RT = random.choice(SURE, (rows, tokens))
+    hits_RT = random.random((rows, tokens)) < p_RT - gap
+    bins = np.arange(1, BINS + 1) == np.ceil(p_RT * BINS)[..., None]
+    parts = np.concatenate([(bins * of[..., None]).sum(1) for of in (np.ones_like(p_RT), p_RT, hits_RT)], axis=1)
+    return RowScores(np.arange(rows), {"nll": np.ones(rows), "tokens": np.full(rows, float(tokens)), **dict(zip(BINNED, parts.T, strict=True))})
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.05, 0.2])
+def test_the_interval_of_a_calibration_error_holds_its_value_and_nearly_always_the_truth(gap):
+    """The value of a sample is too large, and that of a resample more so: percentiles of resamples hold neither."""
+    held, metric = 0, {"calibration_error": made("calibration_error")}
+    for seed in range(150):
+        found = compare(certain(gap, seed), certain(gap, seed + 1000), metric, resamples=200)
+        own = found["whole"]["tuned"]["calibration_error"]
+        for one in (own, found["difference"]["calibration_error"]):
+            assert one["low"] <= one["value"] <= one["high"]
+        held += own["low"] <= gap <= own["high"]
+    assert held >= 0.9 * 150
+
+
+def test_two_models_that_are_as_well_calibrated_are_seldom_told_apart_and_two_that_are_not_are():
+    metric, apart = {"calibration_error": made("calibration_error")}, {}
+    for tuned in (0.05, 0.2):
+        ends = [compare(certain(tuned, s), certain(0.05, s + 1000), metric, resamples=200)["difference"]["calibration_error"] for s in range(60)]
+        apart[tuned] = sum(one["low"] > 0 for one in ends), sum(one["high"] < 0 for one in ends)
+    assert sum(apart[0.05]) <= 9
+    assert apart[0.2][0] >= 54
+
+
+def test_a_calibration_error_wins_and_loses_no_single_row():
+    metrics = {"calibration_error": made("calibration_error"), "loss": made("loss")}
+    paired = Paired.of(certain(0.2, 1), certain(0.0, 2), metrics)
+    slices = [Slice("source", name, ids) for name, ids in (("a", np.arange(60)), ("b", np.arange(60, 100)))]
+    first = compare_slices(paired, slices, resamples=200, seed=0)["slices"][0]
+    assert set(first["rows_won"]) == {"loss"}
+    assert first["outcome"]["calibration_error"] == "worse"
+    assert set(regressions(certain(0.2, 1), certain(0.0, 2), paired, lambda _: {})) == {"loss"}
 
 
 def test_times_are_those_of_the_rows_that_were_answered():

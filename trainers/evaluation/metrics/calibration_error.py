@@ -7,14 +7,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from tunefleet.trainers.evaluation.metric import Named, ratio
+from tunefleet.trainers.evaluation.metric import Named
+from tunefleet.trainers.evaluation.paired import plain
 from tunefleet.trainers.evaluation.rows import BINNED, BINS, Floats, RowScores
 
 
 class CalibrationError:
     """How far the probability of the first choice is from how often it is right, between 0 and 1: the mean over 15 bins of equal width, by tokens.
 
-    A biased estimate: it grows where bins hold few tokens, so compare it on the same rows. Source: Guo et al. 2017, arXiv:1706.04599, eq. 3.
+    A biased estimate: it grows where bins hold few tokens, so compare it on the same rows, and mind its interval, which reaches down to 0 where chance
+    alone would do. Source: Guo et al. 2017, arXiv:1706.04599, eq. 3.
     """
 
     class Config(Named):
@@ -34,16 +36,25 @@ class CalibrationError:
 
     def value(self, totals_SK: Floats) -> Floats:
         """The gaps of all bins, by tokens."""
-        tokens_SB, sure_SB, hits_SB = np.split(totals_SK, 3, axis=1)
-        return ratio(np.stack([np.abs(sure_SB - hits_SB).sum(1), tokens_SB.sum(1)], axis=1))
+        found: Floats = np.abs(_gaps(totals_SK)).sum(1)
+        return found
+
+    def distance(self, totals_SK: Floats, whole_K: Floats) -> Floats:
+        """The sum over bins of how far their gaps lie apart, at least the difference of the sums of the gaps' sizes."""
+        found: Floats = np.abs(_gaps(totals_SK) - _gaps(whole_K[None])).sum(1)
+        return found
 
     def describe(self, rows: RowScores) -> Mapping[str, Any]:
         """The reliability diagram: of each bin that is not empty how many tokens, their mean probability, and the share that was right."""
         tokens_B, sure_B, hits_B = np.split(self.statistics(rows).sum(0), 3)
         held = [(number, *of) for number, *of in zip(range(BINS), tokens_B.tolist(), sure_B.tolist(), hits_B.tolist(), strict=True) if of[0]]
-        bins = [{"upto": (n + 1) / BINS, "tokens": int(count), "probability": _finite(sure / count), "right": hits / count} for n, count, sure, hits in held]
+        bins = [{"upto": (n + 1) / BINS, "tokens": int(count), "probability": plain(sure / count), "right": hits / count} for n, count, sure, hits in held]
         return {"bins": bins}
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _gaps(totals_SK: Floats) -> Floats:
+    """By how much the model is too sure in each bin, per token of all bins, (S, B); NaN where no token is counted."""
+    tokens_SB, sure_SB, hits_SB = np.split(totals_SK, 3, axis=1)
+    tokens_S1 = tokens_SB.sum(1, keepdims=True)
+    found: Floats = np.divide(sure_SB - hits_SB, tokens_S1, out=np.full_like(sure_SB, np.nan), where=tokens_S1 > 0)
+    return found
