@@ -75,7 +75,7 @@ def measured(folder: Path, steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
     last = str(steps)
     recorded = {json.dumps(one["parameters"], sort_keys=True): one["losses"][last] for one in record["trials"]}
     lines = last_lines(read_trials(open_storage(str(folder / "study"))))
-    best = best_of(lines, "loss", "min")
+    best = best_of(lines, "loss", "min", repeats=1)
     assert best is not None
     found, grid_best, spent = best.metrics["loss"], min(recorded.values()), sum(line.compute["steps"] for line in lines.values())
     same = json.dumps(dict(best.parameters), sort_keys=True)

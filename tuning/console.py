@@ -19,10 +19,19 @@ from tunefleet.tuning.standings import best_of
 
 
 class StudyConsole:
-    """A context manager. ``total``: trials in all. ``last_step``: that of a trial, None where rows decide it."""
+    """A context manager. ``repeats``: trials of a configuration. ``total``: trials in all. ``last_step``: that of a trial, None where rows decide it."""
 
-    def __init__(self, metric: str, mode: Mode, *, console: Console | None = None, every_s: float = 15.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.metric, self.mode, self.every_s, self._clock = metric, mode, every_s, clock
+    def __init__(
+        self,
+        metric: str,
+        mode: Mode,
+        repeats: int = 1,
+        *,
+        console: Console | None = None,
+        every_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.metric, self.mode, self.repeats, self.every_s, self._clock = metric, mode, repeats, every_s, clock
         self.console = console or Console(stderr=True)
         self._bar = Progress(TextColumn("trials"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"), console=self.console, transient=True)
         self._task = self._bar.add_task("study", text="starting")
@@ -51,7 +60,7 @@ class StudyConsole:
         share = done_share(trials, self.total, self.last_step)
         worked, now = share - self._before, self._clock()
         left = duration((now - self._began) * (1 - share) / worked) if worked > 0 and share < 1 else ""
-        text = standing(trials, self.total, self.metric, self.mode) + (f", at most {left} left" if left else "")
+        text = standing(trials, self.total, self.metric, self.mode, self.repeats) + (f", at most {left} left" if left else "")
         self._bar.update(self._task, completed=share * self.total, total=self.total, text=text)
         if not self.console.is_terminal and now - self._said_s >= self.every_s:
             self._said_s = now
@@ -66,7 +75,7 @@ class StudyConsole:
         self._bar.stop()
         self.console.print(best_table(trials, self.metric, self.mode))
         steps = sum(line.compute.get("steps", 0) for line in trials.values())
-        self.say(f"{standing(trials, self.total, self.metric, self.mode)}; {steps:g} steps in {duration(seconds)}")
+        self.say(f"{standing(trials, self.total, self.metric, self.mode, self.repeats)}; {steps:g} steps in {duration(seconds)}")
         self.say(f"output: {output}")
 
 
@@ -76,13 +85,13 @@ def done_share(trials: Mapping[str, TrialLine], total: int, last_step: int) -> f
     return min(1.0, sum(parts) / total) if total else 0.0
 
 
-def standing(trials: Mapping[str, TrialLine], total: int, metric: str, mode: Mode) -> str:
+def standing(trials: Mapping[str, TrialLine], total: int, metric: str, mode: Mode, repeats: int) -> str:
     """``5/16 done (2 stopped, 1 failed), 2 running, best loss 2.013 (00003: peft.r=8)``."""
     count = counted(trials)
     ended = sum(count[status] for status in ENDED)
     others = ", ".join(f"{count[status]} {status}" for status in sorted(ENDED - {FINISHED}) if count[status])
     text = f"{ended}/{total} done" + (f" ({others})" if others else "") + (f", {count[RUNNING]} running" if count[RUNNING] else "")
-    best = best_of(trials, metric, mode)
+    best = best_of(trials, metric, mode, repeats)
     return text + (f", best {metric} {value_of(best.metrics, metric):.4f} ({best.id}: {said(best.parameters)})" if best else "")
 
 

@@ -81,7 +81,7 @@ def tune_study(
     study = load_study(source, overrides, local=address is None)
     with ExitStack() as stack:
         storage = open_storage(study.file.output)
-        console = stack.enter_context(StudyConsole(study.file.metric, study.file.mode))
+        console = stack.enter_context(StudyConsole(study.file.metric, study.file.mode, study.file.repeats))
         fence = stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
         spent_s = spent_before(storage)
         earlier = caught_up(storage, study.file.metric)
@@ -97,7 +97,7 @@ def tune_study(
 
 def result_of(study: Study, storage: Storage, trials: Mapping[str, TrialLine]) -> StudyResult:
     """What a study left."""
-    best = best_of(trials, study.file.metric, study.file.mode)
+    best = best_of(trials, study.file.metric, study.file.mode, study.file.repeats)
     where = f"{storage.address.rstrip('/')}/{BEST}" if best else None
     value = value_of(best.metrics, study.file.metric) if best else None
     return StudyResult(storage.address, best.id if best else None, value, best.parameters if best else {}, where, counted(trials))
@@ -294,7 +294,7 @@ class LiveFiles:
     def changed(self, line: TrialLine, trials: Mapping[str, TrialLine]) -> None:
         """A line of trials.jsonl was written."""
         self.console.show(line, trials)
-        best = best_of(trials, self.study.file.metric, self.study.file.mode)
+        best = best_of(trials, self.study.file.metric, self.study.file.mode, self.study.file.repeats)
         if best is not None and best != self._best:  # another trial, or the same one further on
             self._best = best
             write_best(self.study, self.storage, trials)
@@ -305,7 +305,7 @@ class LiveFiles:
 
 def write_best(study: Study, storage: Storage, trials: Mapping[str, TrialLine]) -> None:
     """Write the run file of the best trial, every default written out, ready for ``tunefleet train``."""
-    best = best_of(trials, study.file.metric, study.file.mode)
+    best = best_of(trials, study.file.metric, study.file.mode, study.file.repeats)
     run = study.trial(dict(best.parameters)).value if best else None
     if best is None or run is None:
         return

@@ -15,33 +15,39 @@ from tunefleet.tuning.study import SEED
 
 @dataclass(frozen=True)
 class Standing:
-    """A configuration: its point without the seed, its trials, the mean of their last values, and whether all of them ran to their end."""
+    """A configuration: its point without the seed, its trials with a value, and the mean of their last values.
+
+    ``whole``: all of its seeds ran to their end; ``failed``: how many failed.
+    """
 
     point: Point
     trials: tuple[TrialLine, ...]
     value: float
     whole: bool
+    failed: int = 0
 
 
-def standings(trials: Iterable[TrialLine], metric: str, mode: Mode) -> list[Standing]:
-    """Configurations, best first: those whose trials all finished before the others, since the others' values are of fewer steps.
+def standings(trials: Iterable[TrialLine], metric: str, mode: Mode, repeats: int) -> list[Standing]:
+    """Configurations, best first: those whose seeds all finished, then those whose values are of fewer steps or seeds, then those with a seed that failed.
 
-    ``trials``: the last line of each. A trial that failed or was not evaluated yet counts for nothing.
+    ``trials``: the last line of each. One that was not evaluated yet counts for nothing, and what all seeds of failed has no standing.
     """
     groups: dict[str, list[TrialLine]] = {}
     for line in trials:
-        if line.status != FAILED and value_of(line.metrics, metric) is not None:
-            groups.setdefault(repr(sorted(point_of(line).items())), []).append(line)
+        groups.setdefault(repr(sorted(point_of(line).items())), []).append(line)
     found = []
     for lines in groups.values():
-        values = [value for line in lines if (value := value_of(line.metrics, metric)) is not None]
-        found.append(Standing(point_of(lines[0]), tuple(lines), fmean(values), all(line.status == FINISHED for line in lines)))
-    return sorted(found, key=lambda one: (not one.whole, one.value if mode == "min" else -one.value))
+        valued = [(line, value) for line in lines if line.status != FAILED and (value := value_of(line.metrics, metric)) is not None]
+        if valued:
+            whole = sum(line.status == FINISHED for line, _ in valued) >= max(repeats, len(lines))
+            failed = sum(line.status == FAILED for line in lines)
+            found.append(Standing(point_of(lines[0]), tuple(line for line, _ in valued), fmean(value for _, value in valued), whole, failed))
+    return sorted(found, key=lambda one: (one.failed > 0, not one.whole, one.value if mode == "min" else -one.value))
 
 
-def best_of(trials: Mapping[str, TrialLine], metric: str, mode: Mode) -> TrialLine | None:
+def best_of(trials: Mapping[str, TrialLine], metric: str, mode: Mode, repeats: int) -> TrialLine | None:
     """The trial that a study stands for: of the best configuration, the seed with the best value."""
-    found = standings(trials.values(), metric, mode)
+    found = standings(trials.values(), metric, mode, repeats)
     if not found:
         return None
     pick = min if mode == "min" else max

@@ -38,7 +38,7 @@ def best_so_far(study: Gathered) -> Markup:
 def learning_curves(study: Gathered) -> Markup:
     """Every trial's values; where a stopper ended one there is a dot, and the best stands out."""
     every = curves(study.lines, study.metric)
-    best = best_of(study.trials, study.metric, study.mode)
+    best = best_of(study.trials, study.metric, study.mode, study.repeats)
     series = [
         Series(LOOKS[status][0], every[line.id], colour=LOOKS[status][1], look="faint")
         for status in LOOKS
@@ -63,7 +63,7 @@ def coordinates(study: Gathered) -> Markup:
     keys = list(study.space)
     tracks = [Track(key, ticks(study.space[key])) for key in keys]
     tracks.append(Track(held_out(study), [(0.0, short(worst)), (1.0, short(best))] if worst != best else [(0.5, short(best))]))
-    winner = best_of(study.trials, study.metric, study.mode)
+    winner = best_of(study.trials, study.metric, study.mode, study.repeats)
     threads = []
     for value, line in sorted(valued, key=lambda pair: (pair[1] is winner, pair[1].status == FINISHED, pair[0] if study.mode == "max" else -pair[0])):
         share = (value - worst) / (best - worst) if worst != best else 0.5
@@ -114,7 +114,7 @@ def paths(study: Gathered) -> list[Markup]:
     """For each number that PBT changed: its value by step in every trial, and along the line of trials that the best one's weights came through."""
     if not any(line.parent for line in study.lines):
         return []
-    best = best_of(study.trials, study.metric, study.mode)
+    best = best_of(study.trials, study.metric, study.mode, study.repeats)
     made = []
     for key, axis in study.space.items():
         if not isinstance(axis, Numbers):

@@ -44,7 +44,7 @@ def report_of_study(storage: Storage, say: Callable[[str], None] | None = None) 
 
 def report(study: Gathered) -> str:
     """The page of what was gathered: a pure function."""
-    ranked = standings(study.trials.values(), study.metric, study.mode)
+    ranked = standings(study.trials.values(), study.metric, study.mode, study.repeats)
     parts: list[Section | None] = [
         section("Progress", best_so_far(study), learning_curves(study), about="What the study found, by what it spent; and how every trial went."),
         _parameters(study),
@@ -84,12 +84,22 @@ def _verdict(study: Gathered, ranked: list[Standing]) -> Markup:
     if not ranked:
         return verdict("No trial has a value yet.", tone="plain" if state == "going" else "bad", why=how)
     best = ranked[0]
-    many = f", the mean of {count(len(best.trials), 'seed')}" if len(best.trials) > 1 else ""
+    of = f" of {study.repeats}" if len(best.trials) < study.repeats else ""
+    many = f", the mean of {count(len(best.trials), 'seed')}{of}" if study.repeats > 1 or len(best.trials) > 1 else ""
     tone: Tone = "good" if state == "done" and best.whole else "warn" if state in ("stopped", "silent") else "plain"
-    caution = "" if best.whole else " No trial has run to its end yet, so this is of fewer steps than the run file asks for."
+    caution = "" if best.whole else _caution(study, best)
     names = short_names(best.point)
     point = ", ".join(f"{names[key]} {word(value)}" for key, value in best.point.items())
     return verdict(f"Best{'' if state == 'done' else ' so far'}: {point}.", tone=tone, why=_reached(study, best, many, how + caution))
+
+
+def _caution(study: Gathered, best: Standing) -> str:
+    """Why the best configuration may not be it."""
+    if best.failed:
+        return f" {count(best.failed, 'seed')} of it failed, and no other configuration has a value of all its seeds."
+    if study.repeats > 1:
+        return " No configuration has run to its end with all its seeds yet."
+    return " No trial has run to its end yet, so this is of fewer steps than the run file asks for."
 
 
 def _reached(study: Gathered, best: Standing, many: str, how: str) -> str:

@@ -14,7 +14,7 @@ def line(name, status, step, loss, why=""):
 
 def test_the_study_is_told_in_one_line():
     trials = {"0": line("0", "finished", 40, 2.0), "1": line("1", "stopped", 10, 3.0), "2": line("2", "failed", 0, None), "3": line("3", "running", 20, 2.5)}
-    assert standing(trials, 8, "loss", "min") == "3/8 done (1 failed, 1 stopped), 1 running, best loss 2.0000 (0: peft.r=8)"
+    assert standing(trials, 8, "loss", "min", 1) == "3/8 done (1 failed, 1 stopped), 1 running, best loss 2.0000 (0: peft.r=8)"
 
 
 def test_an_end_says_what_was_reached_and_why():

@@ -34,17 +34,31 @@ def trial(name, value, *, status=FINISHED, rate=0.1, step=180, **more):
 
 def test_a_trial_that_ran_to_its_end_beats_one_that_was_stopped_or_failed():
     trials = {"0": trial("0", 2.0), "1": trial("1", 1.0, status=STOPPED, rate=0.2), "2": trial("2", 0.5, status=FAILED, rate=0.3)}
-    assert best_of(trials, "loss", "min").id == "0"
-    assert best_of({"1": trials["1"]}, "loss", "min").id == "1"
-    assert best_of({"2": trials["2"]}, "loss", "min") is None
+    assert best_of(trials, "loss", "min", 1).id == "0"
+    assert best_of({"1": trials["1"]}, "loss", "min", 1).id == "1"
+    assert best_of({"2": trials["2"]}, "loss", "min", 1) is None
 
 
 def test_the_mean_over_seeds_decides_and_one_lucky_seed_does_not():
     seeds = [(0.1, 0, 1.0), (0.1, 1, 5.0), (0.2, 0, 2.0), (0.2, 1, 2.2)]
     trials = {str(i): trial(str(i), value, rate=rate, **{"training.seed": seed}) for i, (rate, seed, value) in enumerate(seeds)}
-    assert [(one.point, round(one.value, 3)) for one in standings(trials.values(), "loss", "min")] == [({KEY: 0.2}, 2.1), ({KEY: 0.1}, 3.0)]
-    assert best_of(trials, "loss", "min").id == "2"
-    assert best_of(trials, "loss", "max").id == "1"
+    assert [(one.point, round(one.value, 3)) for one in standings(trials.values(), "loss", "min", 2)] == [({KEY: 0.2}, 2.1), ({KEY: 0.1}, 3.0)]
+    assert best_of(trials, "loss", "min", 2).id == "2"
+    assert best_of(trials, "loss", "max", 2).id == "1"
+
+
+def test_a_configuration_whose_other_seeds_failed_or_have_not_begun_does_not_win_by_the_one_it_has():
+    seeds = [
+        (0.1, 0, 1.9, FINISHED),
+        (0.1, 1, None, FAILED),
+        (0.1, 2, 1.0, FAILED),
+        *((0.2, seed, 2.0, FINISHED) for seed in range(3)),
+        (0.3, 0, 0.5, FINISHED),
+    ]
+    trials = {str(i): trial(str(i), value, rate=rate, status=status, **{"training.seed": seed}) for i, (rate, seed, value, status) in enumerate(seeds)}
+    found = standings(trials.values(), "loss", "min", 3)
+    assert [(one.point[KEY], one.value, one.whole, one.failed) for one in found] == [(0.2, 2.0, True, 0), (0.3, 0.5, False, 0), (0.1, 1.9, False, 2)]
+    assert best_of(trials, "loss", "min", 3).parameters[KEY] == 0.2
 
 
 def test_what_was_saved_is_what_stopped_trials_would_still_have_taken():
@@ -88,7 +102,7 @@ def test_values_are_compared_at_a_step_that_all_trials_reached():
 
 def test_the_path_of_the_best_weights_leads_through_the_trials_they_came_from():
     lines = population()
-    best = best_of(last_lines(lines), "loss", "min")
+    best = best_of(last_lines(lines), "loss", "min", 1)
     points = lineage(lines, best.id, KEY)
     steps = [step for step, _ in points]
     assert (steps[0], steps[-1]) == (0, 160)
