@@ -6,6 +6,7 @@ alone would give. A range of numbers is cut into groups of equally many trials. 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,12 +44,13 @@ def importance(points: Sequence[Point], values: Sequence[float]) -> Mapping[str,
 
 
 def _groups(values: Sequence[Any]) -> list[int]:
-    """The group of each value: equal ones together; of numbers that are nearly all different, neighbours."""
+    """The group of each value, equal ones always together: of few different ones each a group, of numbers that are many neighbours."""
     distinct = sorted(set(map(repr, values)))
     if len(distinct) <= GROUPS or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return [distinct.index(repr(value)) for value in values]
-    order = np.argsort(np.argsort(np.asarray(values, dtype=float), kind="stable"), kind="stable")
-    return [int(place) for place in order * GROUPS // len(values)]
+    ranked = sorted(values)
+    middles = [(bisect_left(ranked, value) + bisect_right(ranked, value)) / 2 for value in values]  # of the places that equal values share
+    return [int(middle * GROUPS / len(values)) for middle in middles]
 
 
 def _epsilon_squared(group_N: np.ndarray[Any, Any], value_N: np.ndarray[Any, Any]) -> float:

@@ -76,8 +76,9 @@ def mutations(space: Space, seed: int) -> dict[str, Any]:
 
 def listed(axis: Axis) -> list[Any] | None:
     """The values that a parameter is moved along one by one."""
-    every = axis.all()
-    return list(every) if every is not None and (not isinstance(axis, Numbers) or len(every) <= LISTED) else None
+    if isinstance(axis, Numbers) and (axis.count() or LISTED + 1) > LISTED:
+        return None
+    return list(axis.all() or ())
 
 
 def kept_within(space: Space, config: Point) -> Point:

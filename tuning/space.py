@@ -18,6 +18,8 @@ Point = dict[str, Any]
 """A value for every key of the space, by dotted key."""
 Whole = int
 Real = float
+WIDEST = 2**53
+"""Values of a range of integers: above, one is not known from the next where numbers are real."""
 MANY = 64
 """Corners of a space that are looked at before a study starts; of a larger one each key's own extremes."""
 
@@ -27,6 +29,10 @@ class Choices:
     """One of a list of values, which have no order."""
 
     values: tuple[Any, ...]
+
+    def count(self) -> int:
+        """How many values there are."""
+        return len(self.values)
 
     def all(self) -> tuple[Any, ...]:
         """Every value."""
@@ -59,23 +65,34 @@ class Numbers:
     step: float | None = None
     whole: bool = False
 
-    def all(self) -> tuple[float, ...] | None:
-        """Every value where there are finitely many."""
+    def count(self) -> int | None:
+        """How many values there are; None for a range without steps."""
         if self.step is None:
             return None
-        count = math.floor((self.high - self.low) / self.step + 1e-9)
-        return tuple(self._typed(self.low + i * self.step) for i in range(count + 1))
+        if self.whole:
+            return round(self.high - self.low) // round(self.step) + 1
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
+
+    def nth(self, number: int) -> float:
+        """The value of a number, from 0."""
+        assert self.step is not None
+        value = self.low + number * self.step
+        return round(value) if self.whole else round(value, 12)
+
+    def all(self) -> tuple[float, ...] | None:
+        """Every value where there are finitely many: as long as the range is wide, so only for what wants them all."""
+        count = self.count()
+        return None if count is None else tuple(map(self.nth, range(count)))
 
     def ends(self) -> tuple[float, ...]:
         """The smallest and the largest value."""
-        every = self.all()
-        return (self.low, self.high) if every is None else (every[0], every[-1])
+        count = self.count()
+        return (self.low, self.high) if count is None else (self.nth(0), self.nth(count - 1))
 
     def draw(self, generator: np.random.Generator) -> float:
         """A value at random."""
-        if (every := self.all()) is not None:
-            return every[int(generator.integers(len(every)))]
-        return self.at(float(generator.random()))
+        count = self.count()
+        return self.at(float(generator.random())) if count is None else self.nth(int(generator.integers(count)))
 
     def at(self, share: float) -> float:
         """The number at a share of the way from low to high, 0 to 1."""
@@ -100,17 +117,18 @@ class Numbers:
         """Whether the value may come out of this range."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
-        every = self.all()
-        return every is None or any(math.isclose(value, one, rel_tol=1e-9, abs_tol=1e-12) for one in every)
+        if self.step is None:
+            return True
+        near = self.nearest(value)
+        return value == near if self.whole else math.isclose(value, near, rel_tol=1e-9, abs_tol=1e-12)
 
     def nearest(self, value: float) -> float:
-        """The number of the range that lies closest."""
-        every = self.all()
+        """The number of the range that lies closest, of two the smaller."""
         kept = min(max(value, self.low), self.high)
-        return kept if every is None else min(every, key=lambda one: abs(one - kept))
-
-    def _typed(self, value: float) -> float:
-        return round(value) if self.whole else round(value, 12) if self.step is not None else value
+        count = self.count()
+        if count is None or self.step is None:
+            return kept
+        return self.nth(min(max(math.ceil((kept - self.low) / self.step - 0.5), 0), count - 1))
 
 
 Axis = Choices | Numbers
@@ -167,6 +185,8 @@ def _refuse_empty(kind: str, given: Sequence[Any]) -> None:
     if given[0] >= given[1]:
         fix = f"write [{given[1]}, {given[0]}]" if given[0] > given[1] else "take the key out of space, and set it in the run file"
         raise refusal(SettingsError("an empty range", got=got, want="[low, high] with low below high", fix=fix))
+    if kind == "int" and given[1] - given[0] >= WIDEST:
+        raise refusal(SettingsError("too wide a range", got=got, want=f"fewer than {WIDEST} values", fix="lower the second number"))
     if kind == "loguniform" and given[0] <= 0:
         raise refusal(SettingsError("a logarithm wants numbers above zero", got=got, want="low above 0", fix="raise low, or take uniform"))
     if kind == "quantised" and not 0 < given[2] <= given[1] - given[0]:

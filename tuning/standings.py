@@ -104,7 +104,10 @@ def course(lines: Sequence[TrialLine], metric: str, mode: Mode) -> list[tuple[fl
 
 
 def curves(lines: Iterable[TrialLine], metric: str) -> dict[str, list[tuple[float, float]]]:
-    """Each trial's value by step; a gap where it went on from another trial's checkpoint."""
+    """Each trial's value by step; a gap where it went on from another trial's checkpoint.
+
+    A step that is told again is left out: one that a resume came to again, and the best step, which a trial names that ended by its own patience.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     parents: dict[str, Any] = {}
     for line in lines:
@@ -114,6 +117,6 @@ def curves(lines: Iterable[TrialLine], metric: str) -> dict[str, list[tuple[floa
             points.append((float("nan"), float("nan")))
             continue
         value = value_of(line.metrics, metric)
-        if value is not None and (not points or line.step != points[-1][0]):
+        if value is not None and (not points or not line.step <= points[-1][0]):  # the step of a gap is no number
             points.append((float(line.step), value))
     return found

@@ -96,6 +96,11 @@ def reserved_keys(study: Study) -> Iterator[RequestError]:
         if any(key == ours or key.startswith(f"{ours}.") for ours in OURS):
             want = "keys that change what is trained, not how it is measured or where it lies"
             yield SettingsError(f"space.{key}: all trials share it ({study.places[key]})", got=key, want=want, fix="take it out of space")
+        for other in study.file.space:
+            if key.startswith(f"{other}."):
+                fix = f"take one of them out, or write {key.removeprefix(f'{other}.')} into each choice of {other}"
+                want = "keys of which none lies within another: one would overwrite what the other gave"
+                yield SettingsError(f"space.{key}: lies within another key of the space ({study.places[key]})", got=other, want=want, fix=fix)
     if study.file.repeats > 1 and SEED in study.file.space:
         yield SettingsError(f"space.{SEED}: repeats set it", got=f"repeats: {study.file.repeats}", want="one of the two", fix="remove repeats, or this key")
 

@@ -46,7 +46,7 @@ class Grid:
 
     def configurations(self, goal: Goal) -> int:
         """How many combinations there are."""
-        return math.prod(len(axis.all() or ()) or (goal.points.get(key) or 0) for key, axis in goal.space.items())
+        return math.prod(axis.count() or goal.points.get(key) or 0 for key, axis in goal.space.items())
 
     def proposer(self, goal: Goal) -> Proposer:
         """All of them."""

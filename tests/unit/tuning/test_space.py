@@ -1,5 +1,7 @@
 """A range holds what is drawn from it and what its ends are; an empty one is refused by its key and line."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -59,6 +61,7 @@ def test_a_logarithmic_range_is_drawn_evenly_in_its_decades():
         {},
         {"choice": [1], "int": [1, 2]},
         {"int": [1, 2], "points": 2},
+        {"int": [0, 2**60]},
     ],
 )
 def test_a_range_that_cannot_be_drawn_from_is_refused(empty):
@@ -90,3 +93,35 @@ def test_a_drawn_point_is_a_function_of_its_number():
     assert points == [drawn(space, 7, number) for number in range(20)]
     assert len({point["a"] for point in points}) == 20
     assert points[0] != drawn(space, 8, 0)
+
+
+class Counted(Numbers):
+    """A range that notes which of its values were looked at."""
+
+    seen: ClassVar[list[int]] = []
+
+    def nth(self, number):
+        self.seen.append(number)
+        return super().nth(number)
+
+
+def test_a_wide_range_of_integers_is_never_listed():
+    axis = Counted(0, 2**31 - 1, step=1, whole=True)
+    generator = np.random.default_rng(0)
+    values = [axis.draw(generator) for _ in range(10)]
+    assert (axis.count(), axis.ends()) == (2**31, (0, 2**31 - 1))
+    assert all(type(value) is int and axis.holds(value) for value in values)
+    assert not axis.holds(values[0] + 0.5)
+    assert axis.nearest(2e9 + 0.6) == 2_000_000_001
+    assert len(axis.seen) < 100
+    assert Range.model_validate({"int": [0, 2**31 - 1]}).axis().ends() == axis.ends()
+
+
+@given(st.integers(-50, 50), st.integers(1, 200), st.integers(1, 40), st.floats(-300, 300))
+def test_the_nearest_of_a_stepped_range_is_the_closest_of_its_values(low, width, step, value):
+    for axis in (Numbers(low, low + width, step=min(step, width), whole=True), Numbers(low / 10, (low + width) / 10, step=min(step, width) / 10)):
+        every = axis.all()
+        assert len(every) == axis.count()
+        assert (every[0], every[-1]) == axis.ends()
+        assert abs(axis.nearest(value) - value) <= min(abs(one - value) for one in every) + 1e-9
+        assert all(axis.holds(one) for one in every)

@@ -76,6 +76,13 @@ def test_a_budget_that_ends_before_one_trial_could_is_refused(tmp_path):
     assert load_study(study_file(tmp_path, budget={"max_steps": 180}))
 
 
+def test_a_key_within_another_is_refused(tmp_path):
+    lora = {"choice": [{"kind": "lora", "r": 16}]}
+    path = study_file(tmp_path, space={"peft.r": {"choice": [4, 8]}, "peft": lora, "peftless": {"choice": [1]}})
+    found = [what for what in problems(path) if "lies within" in what]
+    assert [what.partition(" (")[0] for what in found] == ["space.peft.r: lies within another key of the space"]
+
+
 def test_an_entry_of_a_list_is_a_key_like_others(tmp_path):
     study = load_study(study_file(tmp_path, space={"data.train.0.weight": {"choice": [0.5, 2.0]}}))
     assert [study.trial(point).value.data.train[0].weight for point in points_to_check(study)] == [0.5, 2.0]

@@ -14,7 +14,7 @@ from tunefleet.cluster.lease import Lease
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.report.wording import metric_name, metric_unit
 from tunefleet.tuning import cli
-from tunefleet.tuning.importance import common_step, importance
+from tunefleet.tuning.importance import _groups, common_step, importance
 from tunefleet.tuning.lines import FAILED, FINISHED, RUNNING, STOPPED, TrialLine, last_lines
 from tunefleet.tuning.making import make_scheduler
 from tunefleet.tuning.searching import make_searcher
@@ -92,6 +92,22 @@ def test_importance_of_two_equal_halves_is_by_hand():
     values = [float(i % 2) + 0.25 * (i // 4) for i in range(8)]
     whole, within = sum((v - np.mean(values)) ** 2 for v in values), 8 * 0.125**2
     assert importance(points, values)["a"] == pytest.approx((whole - within - within / 6) / whole)
+
+
+def test_equal_values_are_never_parted_however_many_there_are():
+    """Five values of three trials each: what is between them is all of the spread, so a group of its own for each neighbour would not lower it."""
+    points = [{"a": [1, 2, 4, 8, 16][i // 3]} for i in range(15)]
+    groups = _groups([point["a"] for point in points])
+    assert len({(point["a"], group) for point, group in zip(points, groups, strict=True)}) == 5
+    assert groups == sorted(groups)
+    assert len(set(groups)) >= 3
+    assert sorted(set(_groups(list(range(40))))) == [0, 1, 2, 3]
+
+
+def test_a_curve_never_runs_back():
+    steps = [(20, 3.0), (40, 2.0), (60, 2.5), (80, 2.6), (40, 2.0)]  # its patience ended it at 80; it stands for its best step
+    lines = [trial("0", value, status=RUNNING, step=step) for step, value in steps]
+    assert curves(lines, "loss")["0"] == [(float(step), value) for step, value in steps[:-1]]
 
 
 def test_values_are_compared_at_a_step_that_all_trials_reached():

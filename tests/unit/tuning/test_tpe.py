@@ -1,6 +1,7 @@
 """The estimator beats chance on the same budget, and begins where earlier studies ended."""
 
 import math
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -10,8 +11,8 @@ from studies import make_study, play, study_file, surface
 from tunefleet.cluster.errors import RequestError
 from tunefleet.cluster.metrics import Lines
 from tunefleet.cluster.storage import open_storage
-from tunefleet.tuning.earlier import known_trials
-from tunefleet.tuning.lines import FINISHED, TRIALS, last_lines
+from tunefleet.tuning.earlier import known_trials, means
+from tunefleet.tuning.lines import FINISHED, TRIALS, TrialLine, last_lines
 from tunefleet.tuning.making import make_scheduler
 from tunefleet.tuning.searching import make_searcher
 from tunefleet.tuning.study import STUDY
@@ -98,3 +99,11 @@ def test_a_study_over_other_keys_or_by_another_metric_is_no_warm_start(tmp_path)
     by_another = study_file(tmp_path / "c", searcher=warm, metric="token_accuracy", mode="max", run=metrics)
     with pytest.raises(RequestError, match="went by another metric"):
         load_study(by_another)
+
+
+def test_a_trial_that_went_on_from_another_tells_nothing_of_its_last_parameters(tmp_path):
+    goal = make_goal(make_study(tmp_path))
+    point = {"training.learning_rate": 0.01, "training.train_batch_size": 8}
+    line = TrialLine("0", 0, point, FINISHED, step=180, metrics={"loss": 1.0})
+    assert means([line], goal) == [(point, 1.0)]
+    assert means([replace(line, parent={"id": "1", "step": 20})], goal) == []
