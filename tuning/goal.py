@@ -65,7 +65,11 @@ class SearcherKind(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def problems(self, goal: Goal) -> Iterator[RequestError]:
-        """What this searcher cannot do with this space."""
+        """What this searcher cannot do with this space, known from the study file alone."""
+        ...
+
+    def lacks(self, goal: Goal) -> Iterator[RequestError]:
+        """What it needs of the machine that does the study, and this one has not: packages, outputs of earlier studies."""
         ...
 
     def configurations(self, goal: Goal) -> int:

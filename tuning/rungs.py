@@ -24,13 +24,23 @@ def multiples(every: int, last: int | None) -> list[float]:
     return [float(step) for step in range(every, min(last or every * FAR, every * FAR), every)]
 
 
-def grace_problems(grace: int, steps: Sequence[float], goal: Goal) -> Iterator[RequestError]:
+def grace_of(given: int | None, goal: Goal) -> int | None:
+    """The step of the first decision: as given, else that of the first evaluation; None where trials are evaluated at their end only."""
+    return given or goal.every_steps
+
+
+def grace_problems(grace: int | None, steps: Sequence[float], goal: Goal) -> Iterator[RequestError]:
     """What is wrong with ``stopper.grace_steps``: nothing could be stopped after it, or trials are decided on at ``steps`` that no evaluation meets."""
-    if goal.last_step is not None and grace >= goal.last_step:
+    key, none = "stopper.grace_steps", "or take the stopper none"
+    if grace is None:
+        got, fix = "evaluation.every_steps: null, so trials are evaluated at their end only", f"set evaluation.every_steps of the run file, {none}"
+        yield SettingsError(f"{key}: nothing could ever be stopped", got=got, want="evaluations before the end", fix=fix)
+    elif goal.last_step is not None and grace >= goal.last_step:
+        got = f"{grace}" if grace != goal.every_steps else f"{grace}, which is also evaluation.every_steps"
         want = f"below {goal.last_step}, the last step of a trial"
-        yield SettingsError("stopper.grace_steps: nothing could ever be stopped", got=str(grace), want=want, fix="lower it, or take the stopper none")
+        yield SettingsError(f"{key}: nothing could ever be stopped", got=got, want=want, fix=f"lower it, {none}")
     else:
-        yield from alignment("stopper.grace_steps", steps, goal)
+        yield from alignment(key, steps, goal)
 
 
 def alignment(key: str, steps: Sequence[float], goal: Goal) -> Iterator[RequestError]:

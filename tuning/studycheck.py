@@ -33,22 +33,27 @@ def load_study(source: StudyFile | str | Path, overrides: Mapping[str, str] | No
     return read.study
 
 
-def check_study(read: Read, *, local: bool = True) -> list[RequestError]:
-    """Every problem of a study file and of the run files of its trials, each once."""
+def check_study(read: Read, *, local: bool = True, elsewhere: bool = False) -> list[RequestError]:
+    """Every problem of a study file and of the run files of its trials, each once.
+
+    ``elsewhere``: another machine is to do it, so that only what the files say is looked at, not what they name.
+    """
     study, problems = read.study, list(read.problems)
     if study is None or study.run.value is None or read.checked is None or not read.checked.sure("run"):
         return problems
     if read.checked.sure("space"):
         problems += reserved_keys(study)
-        runs = run_problems(study, problems, local=local)
+        runs = run_problems(study, problems, local=local, elsewhere=elsewhere)
     else:
-        runs = run_problems(replace(study, file=study.file.model_copy(update={"space": {}})), problems, local=local)
+        runs = run_problems(replace(study, file=study.file.model_copy(update={"space": {}})), problems, local=local, elsewhere=elsewhere)
     if not runs:
         return problems
     goal = study.goal(runs)
     for name, kind in (("searcher", study.searcher), ("stopper", study.stopper)):
         if read.checked.sure(name, "space"):
             problems += kind().problems(goal)
+    if not elsewhere and read.checked.sure("searcher", "space"):
+        problems += study.searcher().lacks(goal)
     if read.checked.sure("budget"):
         problems += budget_problems(study, goal)
     if read.checked.sure("searcher", "stopper", "space"):
@@ -67,7 +72,7 @@ def points_to_check(study: Study) -> list[Point]:
     return corners(space)
 
 
-def run_problems(study: Study, problems: list[RequestError], *, local: bool) -> list[RunFile]:
+def run_problems(study: Study, problems: list[RequestError], *, local: bool, elsewhere: bool) -> list[RunFile]:
     """Add what is wrong with the run files of the study's points to ``problems``, and return those run files that can be read."""
     from tunefleet.trainers.chain import chain
     from tunefleet.trainers.check import check_run
@@ -79,6 +84,7 @@ def run_problems(study: Study, problems: list[RequestError], *, local: bool) -> 
         found = list(read.problems)
         if read.value is not None:
             readable.append(read.value)
+        if read.value is not None and not elsewhere:
             links, of_chain = chain(read.value)
             of_runs = [check_run(link.run, known=link.known, text=read if link is links[-1] else None, local=local) for link in links]
             found += [_at(problem, point) for problem in sum(of_runs, of_chain)]

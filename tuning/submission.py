@@ -27,6 +27,7 @@ from tunefleet.trainers.evaluation.suite import read_suite
 from tunefleet.trainers.foreign import dotted_kinds
 from tunefleet.trainers.run import STAND_IN, RunFile, read_run
 from tunefleet.tuning.study import read_study
+from tunefleet.tuning.studycheck import check_study
 
 MOST_BYTES = 64 << 20
 """Of one's own modules: they are code, and Ray keeps them in the head's memory."""
@@ -88,15 +89,20 @@ def _study(subject: str, overrides: Mapping[str, str], *, overwrite: bool, trust
     run = check(RunFile, study.run, STAND_IN)
     if run.value is None or run.problems:
         return None, [], [SettingsError(f"run: {p.what}", got=p.got, want=p.want, fix=p.fix) for p in run.problems]
-    if secret := address_problem("output", study.file.output):
-        return None, [], [secret]
+    earlier: list[str] = vars(study.file.searcher).get(EARLIER, [])
+    named = [("output", study.file.output), *((f"searcher.{EARLIER}.{i}", address) for i, address in enumerate(earlier))]
+    if secrets := [secret for key, text in named if (secret := address_problem(key, text))]:
+        return None, [], list(secrets)
     found = _with_bases(run.value, trust=trust)
     inner, output = found.run.model_dump(mode="json"), absolute_path(study.file.output)
-    whole = study.file.model_copy(update={"run": inner, "output": output}).model_dump(mode="json")
+    placed_there: dict[str, Any] = {"run": inner, "output": output}
+    if earlier:
+        placed_there["searcher"] = study.file.searcher.model_copy(update={EARLIER: [absolute_path(address) for address in earlier]})
+    whole = study.file.model_copy(update=placed_there).model_dump(mode="json")
     words = ("tune", "study.yaml", "--overwrite" if overwrite else "--resume=auto", "--address", "auto")
     plain = {**{key: value for key, value in whole.items() if key != "run"}, **{f"run.{key}": value for key, value in inner.items()}}
     parcel = Parcel(study.file.name, "study", output, words, {"study.yaml": _text(whole), **found.files}, run.value.failures.stop_timeout_s)
-    return parcel, [plain, inner, *found.plain], found.problems
+    return parcel, [plain, inner, *found.plain], [*found.problems, *check_study(read, elsewhere=True)]
 
 
 @dataclass(frozen=True)
@@ -183,8 +189,10 @@ def place_problems(plain: Sequence[Mapping[str, Any]], shared: Sequence[str]) ->
     return problems
 
 
-_PLACES = ("output", "store", "path", "name_or_path", "init_from", "tracking_uri", "folder")
-"""Keys whose values may be paths."""
+EARLIER = "warm_start"
+"""A setting of a searcher that lists outputs of earlier studies."""
+_PLACES = ("output", "store", "path", "name_or_path", "init_from", "tracking_uri", "folder", EARLIER)
+"""Keys whose values may be paths, or lists of them."""
 
 
 def local_paths(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -192,7 +200,8 @@ def local_paths(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(item, str) and str(key) in _PLACES and item.startswith(("/", "file://")) and not name.endswith("data.cache.folder"):
+        place = str(key) if isinstance(value, Mapping) else prefix.rpartition(".")[2]
+        if isinstance(item, str) and place in _PLACES and item.startswith(("/", "file://")) and not name.endswith("data.cache.folder"):
             yield name, item.removeprefix("file://")
         else:
             yield from local_paths(item, name)

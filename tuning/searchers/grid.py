@@ -44,6 +44,10 @@ class Grid:
                 fix = f"write {key}: {{{'loguniform' if axis.log else 'uniform'}: [{axis.low:g}, {axis.high:g}], points: 3}}"
                 yield SettingsError(f"space.{key}: a grid wants a list of values", got="a range of real numbers", want=want, fix=fix)
 
+    def lacks(self, goal: Goal) -> Iterator[RequestError]:
+        """Nothing."""
+        yield from ()
+
     def configurations(self, goal: Goal) -> int:
         """How many combinations there are."""
         return math.prod(axis.count() or goal.points.get(key) or 0 for key, axis in goal.space.items())

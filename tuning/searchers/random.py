@@ -37,6 +37,10 @@ class Random:
         """None."""
         yield from ()
 
+    def lacks(self, goal: Goal) -> Iterator[RequestError]:
+        """Nothing."""
+        yield from ()
+
     def configurations(self, goal: Goal) -> int:
         """How many are tried."""
         return self.config.trials

@@ -41,15 +41,18 @@ class Tpe:
         self.config = config
 
     def problems(self, goal: Goal) -> Iterator[RequestError]:
-        """Optuna is missing; a first point lies outside the space; an earlier study that tells nothing of it."""
-        if find_spec("optuna") is None:
-            want = "the package optuna beside the driver"
-            yield SettingsError("searcher: optuna is not installed", got="tpe", want=want, fix="pip install 'tunefleet[search]', or take random")
+        """A first point lies outside the space."""
         for i, point in enumerate(self.config.first):
             wrong = [key for key, value in point.items() if key not in goal.space or not goal.space[key].holds(value)]
             if wrong:
                 want = f"keys and values of the space: {', '.join(goal.space)}"
                 yield SettingsError(f"searcher.first.{i}: outside the space", got=said({key: point[key] for key in wrong}), want=want, fix="mend it")
+
+    def lacks(self, goal: Goal) -> Iterator[RequestError]:
+        """Optuna; an earlier study, or one that tells something of the space."""
+        if find_spec("optuna") is None:
+            want = "the package optuna beside the driver"
+            yield SettingsError("searcher: optuna is not installed", got="tpe", want=want, fix="pip install 'tunefleet[search]', or take random")
         for i, address in enumerate(self.config.warm_start):
             yield from self._unfit(f"searcher.warm_start.{i}", address, goal)
 

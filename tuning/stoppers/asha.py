@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from tunefleet.cluster.errors import RequestError
 from tunefleet.cluster.settings import Settings
 from tunefleet.tuning.goal import STEP, Goal
-from tunefleet.tuning.rungs import grace_problems, rungs
+from tunefleet.tuning.rungs import grace_of, grace_problems, rungs
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -25,7 +25,9 @@ class Asha:
         """Where the rungs are."""
 
         kind: Literal["asha"] = "asha"
-        grace_steps: PositiveInt = Field(default=20, description="optimizer steps before the first trial may be stopped: the first rung")
+        grace_steps: PositiveInt | None = Field(
+            default=None, description="optimizer steps before the first trial may be stopped: the first rung; null: evaluation.every_steps"
+        )
         reduction_factor: float = Field(default=3, gt=1, description="each rung is this many times further, and 1 of so many trials goes on from it")
 
     def __init__(self, config: Config) -> None:
@@ -33,8 +35,8 @@ class Asha:
 
     def problems(self, goal: Goal) -> Iterator[RequestError]:
         """Rungs that no evaluation meets, or that come too late to stop anything."""
-        grace = self.config.grace_steps
-        yield from grace_problems(grace, rungs(grace, self.config.reduction_factor, goal.last_step), goal)
+        grace = grace_of(self.config.grace_steps, goal)
+        yield from grace_problems(grace, rungs(grace, self.config.reduction_factor, goal.last_step) if grace else [], goal)
 
     def scheduler(self, goal: Goal) -> TrialScheduler:
         """Ray Tune's."""
@@ -45,7 +47,7 @@ class Asha:
             metric=goal.metric,
             mode=goal.mode,
             max_t=goal.last_step or ENDLESS,
-            grace_period=self.config.grace_steps,
+            grace_period=grace_of(self.config.grace_steps, goal) or 1,
             reduction_factor=self.config.reduction_factor,
             stop_last_trials=False,
         )

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from tunefleet.cluster.errors import RequestError
 from tunefleet.cluster.settings import Settings
 from tunefleet.tuning.goal import STEP, Goal
-from tunefleet.tuning.rungs import grace_problems
+from tunefleet.tuning.rungs import grace_of, grace_problems
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -24,7 +24,9 @@ class Median:
         """When it begins to judge."""
 
         kind: Literal["median"] = "median"
-        grace_steps: PositiveInt = Field(default=20, description="optimizer steps before a trial may be stopped; values before them count for nothing")
+        grace_steps: PositiveInt | None = Field(
+            default=None, description="optimizer steps before a trial may be stopped; values before them count for nothing; null: evaluation.every_steps"
+        )
         others: PositiveInt = Field(default=3, description="other trials that must have come as far before one is stopped")
 
     def __init__(self, config: Config) -> None:
@@ -32,7 +34,8 @@ class Median:
 
     def problems(self, goal: Goal) -> Iterator[RequestError]:
         """A grace that no evaluation ends, or that never ends."""
-        yield from grace_problems(self.config.grace_steps, [self.config.grace_steps], goal)
+        grace = grace_of(self.config.grace_steps, goal)
+        yield from grace_problems(grace, [grace] if grace else [], goal)
 
     def scheduler(self, goal: Goal) -> TrialScheduler:
         """Ray Tune's. It would pause trials where it has too few to compare with; a slice without end forbids it, since a pause costs a start."""
@@ -42,7 +45,7 @@ class Median:
             time_attr=STEP,
             metric=goal.metric,
             mode=goal.mode,
-            grace_period=self.config.grace_steps,
+            grace_period=grace_of(self.config.grace_steps, goal) or 1,
             min_samples_required=self.config.others,
             min_time_slice=math.inf,
         )

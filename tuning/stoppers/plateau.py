@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from tunefleet.cluster.errors import RequestError
 from tunefleet.cluster.settings import Settings
 from tunefleet.tuning.goal import Goal
-from tunefleet.tuning.rungs import grace_problems
+from tunefleet.tuning.rungs import grace_of, grace_problems
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -23,7 +23,9 @@ class Plateau:
         """How long a trial may stand still."""
 
         kind: Literal["plateau"] = "plateau"
-        grace_steps: PositiveInt = Field(default=20, description="optimizer steps before evaluations without a better value count")
+        grace_steps: PositiveInt | None = Field(
+            default=None, description="optimizer steps before evaluations without a better value count; null: evaluation.every_steps"
+        )
         patience: PositiveInt = Field(default=3, description="evaluations in a row without a better value after which a trial is stopped")
         least: NonNegativeFloat = Field(default=0.0, description="by how much a value must be better than the best before it to count as better")
 
@@ -32,13 +34,14 @@ class Plateau:
 
     def problems(self, goal: Goal) -> Iterator[RequestError]:
         """A grace that no evaluation ends, or that never ends."""
-        yield from grace_problems(self.config.grace_steps, [self.config.grace_steps], goal)
+        grace = grace_of(self.config.grace_steps, goal)
+        yield from grace_problems(grace, [grace] if grace else [], goal)
 
     def scheduler(self, goal: Goal) -> TrialScheduler:
         """Ours: Ray Tune's plateau stopper goes by a standard deviation, which a metric that gets worse has too."""
         from tunefleet.tuning.standstill import Standstill
 
-        return Standstill(goal, self.config.grace_steps, self.config.patience, self.config.least)
+        return Standstill(goal, grace_of(self.config.grace_steps, goal) or 1, self.config.patience, self.config.least)
 
     def why(self) -> str:
         """What a stopped trial did."""

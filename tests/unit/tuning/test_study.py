@@ -8,11 +8,12 @@ import pytest
 from studies import SPACE, make_study, study_file
 
 from tunefleet.cluster.errors import PreflightError, Refusal, RequestError
+from tunefleet.cluster.plugins import kinds
 from tunefleet.data.settings import Source
 from tunefleet.tuning import cli
-from tunefleet.tuning.making import trials_in_all
+from tunefleet.tuning.making import make_scheduler, trials_in_all
 from tunefleet.tuning.searching import make_searcher
-from tunefleet.tuning.study import StudyFile, read_study
+from tunefleet.tuning.study import SEARCHERS, STOPPERS, StudyFile, read_study
 from tunefleet.tuning.studycheck import concurrency, load_study, metric_problems, need, points_to_check
 
 ROOT = Path(__file__).parents[3]
@@ -69,6 +70,26 @@ def test_rungs_that_no_evaluation_meets_are_refused(tmp_path, grace, factor, eve
 
 def test_a_stopper_that_could_stop_nothing_is_refused(tmp_path):
     assert list(problems(study_file(tmp_path, stopper={"kind": "asha", "grace_steps": 180}))) == ["stopper.grace_steps: nothing could ever be stopped"]
+
+
+BARE = [*({"stopper": kind} for kind in kinds(STOPPERS)), *({"searcher": kind} for kind in kinds(SEARCHERS))]
+
+
+@pytest.mark.parametrize("bare", BARE, ids=str)
+@pytest.mark.parametrize(("evaluated", "saved"), [(50, 50), (20, 30), (40, 80)])
+def test_every_kind_works_by_its_defaults_with_any_rhythm_of_the_run(tmp_path, bare, evaluated, saved):
+    rhythm = {"training": {"max_steps": 500}, "evaluation": {"every_steps": evaluated}, "checkpoint": {"every_steps": saved}}
+    space = {"training.learning_rate": {"loguniform": [1e-4, 1e-1], "points": 3}}
+    study = load_study(study_file(tmp_path, space=space, run=rhythm, **{"searcher": "random", **bare}))
+    assert make_scheduler(study) is not None
+
+
+@pytest.mark.parametrize("bare", [{"stopper": "asha"}, {"stopper": "median"}, {"stopper": "plateau"}, {"searcher": "pbt"}], ids=str)
+def test_what_decides_while_trials_go_on_wants_evaluations_before_their_end(tmp_path, bare):
+    space = {"training.learning_rate": {"loguniform": [1e-4, 1e-1]}}
+    path = study_file(tmp_path, space=space, run={"evaluation": {"every_steps": None}}, **{"searcher": "random", **bare})
+    (problem,) = problems(path).values()
+    assert "evaluation.every_steps: n" in problem.got.lower()
 
 
 def test_a_budget_that_ends_before_one_trial_could_is_refused(tmp_path):

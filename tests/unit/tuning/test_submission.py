@@ -20,6 +20,7 @@ RUN = {
     "training": {"max_steps": 3},
     "output": "s3://bucket/out",
 }
+STUDY = {"run": "run.yaml", "space": {"training.learning_rate": {"choice": [1e-4, 1e-3]}}, "output": "s3://bucket/study"}
 OBJECTIVE = """
 from tunefleet.cluster.settings import Settings
 
@@ -131,6 +132,40 @@ def test_a_study_is_one_file_with_its_run_in_place(folder):
     assert parcel.words[:2] == ("tune", "study.yaml")
     assert (parcel.kind, parcel.output) == ("study", "s3://bucket/study")
     assert "mylab/kto.py" in parcel.files
+
+
+def study_of(folder, **sections):
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, **sections}))
+    return str(folder / "study.yaml")
+
+
+def test_earlier_studies_are_named_by_their_place_and_refused_where_the_cluster_cannot_see_them(folder):
+    written(folder)
+    subject = study_of(folder, searcher={"kind": "tpe", "warm_start": ["studies/old", "s3://bucket/older"]})
+    with pytest.raises(SettingsError, match=r"searcher\.warm_start\.0: the cluster is elsewhere"):
+        far(subject)
+    shipped = yaml.safe_load(far(subject, here=True).files["study.yaml"])
+    assert shipped["searcher"]["warm_start"] == [str(folder / "studies" / "old"), "s3://bucket/older"]
+    with pytest.raises(SettingsError, match=r"searcher\.warm_start\.0") as refused:
+        far(study_of(folder, searcher={"kind": "tpe", "warm_start": ["s3://me:canary@bucket/old"]}))
+    assert "canary" not in str(refused.value)
+
+
+def test_a_wrong_study_is_refused_here_with_all_that_its_files_say(folder):
+    """None of what it names is there, neither rows nor model nor the packages of a searcher: that is for the cluster to say."""
+    written(folder, evaluation={"every_steps": 2}, data={**RUN["data"], "holdout": 0.1})
+    far(study_of(folder, searcher={"kind": "tpe", "warm_start": ["s3://bucket/no-such-study"]}))
+    wrong = {"training.lerning_rate": {"choice": [1]}, "data.holdout": {"choice": [0.1, 0.2]}, "training.learning_rate": {"choice": [1e-3]}}
+    with pytest.raises(Refusal) as refused:
+        far(study_of(folder, space=wrong, metric="los", stopper={"kind": "asha", "grace_steps": 1}, budget={"max_steps": 1}))
+    said = [problem.what.partition(" (")[0] for problem in refused.value.problems]
+    assert set(said) == {
+        "training.lerning_rate: unknown key",
+        "space.data.holdout: all trials share it",
+        "metric: no evaluation computes it",
+        "stopper.grace_steps: steps that no evaluation meets",
+        "budget.max_steps: spent before one trial has ended",
+    }
 
 
 SUITE = {"name": "exams", "sets": {"sums": {"sources": [{"path": "s3://bucket/sums.jsonl"}]}}}
