@@ -27,7 +27,7 @@ def missing_lines(lines: Sequence[TrialLine], metric: str) -> list[TrialLine]:
         if line.status in (RUNNING, STOPPED):
             output = open_storage(line.output)
             cost = _cost(output, [one for one in lines if one.id == line.id])
-            found += _of_trial(output, line, cost, metric) if line.status == RUNNING else _with_cost(line, cost)
+            found += _of_trial(output, line, cost, metric) if line.open else _with_cost(line, cost)
     return found
 
 
@@ -36,12 +36,12 @@ def _of_trial(output: Storage, line: TrialLine, cost: Mapping[str, float], metri
     kept = newest_step(output)
     for content in read_results(output):
         if line.step < content[STEP] and (done or content[STEP] <= kept):  # what lies beyond the checkpoint is done anew
-            line = replace(line, step=content[STEP], metrics=numbers(content["tuned"], by_set(content), metric), time=time.time())
+            line = replace(line, step=content[STEP], metrics=numbers(content, by_set(content), metric), time=time.time())
             yield line
     if done:
         found = result_of(line.output).evaluation
-        ended = replace(line, step=found[STEP], metrics=numbers(found["tuned"], by_set(found), metric)) if found else line
-        yield replace(ended, status=FINISHED, compute=cost, time=time.time())
+        ended = replace(line, step=found[STEP], metrics=numbers(found, by_set(found), metric)) if found else line
+        yield replace(ended, status=FINISHED, why="", cut=False, compute=cost, time=time.time())
     else:
         yield from _with_cost(line, cost)
 

@@ -103,10 +103,15 @@ class StopperKind(Protocol):
         ...
 
 
-def numbers(tuned: Mapping[str, float | None], sets: Mapping[str, Mapping[str, float | None]], metric: str) -> dict[str, float | None]:
-    """The numbers of an evaluation over all held-out rows, and with them that of the one set that ``metric`` names, as in ``stories/loss``."""
+def numbers(content: Mapping[str, Any], sets: Mapping[str, Mapping[str, float | None]], metric: str) -> dict[str, float | None]:
+    """The numbers of an evaluation (its file, or its event) over all held-out rows, and that of the one set that ``metric`` names, as in ``stories/loss``.
+
+    One that is not finite is None; one that could not be computed is left out.
+    """
     held, _, name = metric.rpartition("/")
-    return {**tuned, metric: sets.get(held, {}).get(name)} if held and metric not in tuned else dict(tuned)
+    found = {**content["tuned"], metric: sets.get(held, {}).get(name)} if held and metric not in content["tuned"] else content["tuned"]
+    failed = content.get("failed", ())
+    return {key: value for key, value in found.items() if value is not None or key.rpartition("/")[2] not in failed}
 
 
 def value_of(metrics: Mapping[str, Any] | None, metric: str) -> float | None:

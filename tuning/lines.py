@@ -8,6 +8,7 @@ from typing import Any
 
 from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.storage import Storage
+from tunefleet.trainers.handover import Pointer
 
 TRIALS = "trials.jsonl"
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
@@ -18,7 +19,8 @@ ENDED = frozenset({FINISHED, STOPPED, FAILED})
 class TrialLine:
     """``parameters``: {dotted key: value}, as the searcher gave them, and as PBT changed them. ``metrics``: of the evaluation at ``step``.
 
-    ``compute``: {steps, worker_seconds} that the trial has cost so far. ``parent``: {id, step} of the checkpoint that PBT went on from.
+    ``compute``: {steps, worker_seconds} that the trial has cost so far. ``parent``: the trial (id) and the checkpoint (see
+    ``Pointer``) that PBT went on from. ``cut``: stopped by the budget, and by nothing else: it goes on where that is raised.
     A line is written when a trial begins, at each of its evaluations, at each change of its parameters, and when it ends.
     """
 
@@ -33,7 +35,18 @@ class TrialLine:
     output: str = ""
     why: str = ""
     parent: Mapping[str, Any] | None = None
+    cut: bool = False
     time: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether the trial has not come to an end of its own: a resume goes on with it."""
+        return self.status == RUNNING or self.cut
+
+    def pointer(self) -> Pointer | None:
+        """The checkpoint of another trial that this one last went on from."""
+        names = Pointer.__dataclass_fields__
+        return Pointer(**{name: self.parent[name] for name in names}) if self.parent and names.keys() <= self.parent.keys() else None
 
     def to_json(self) -> dict[str, Any]:
         """The line's object."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from tunefleet.tuning.goal import STEP, Goal, TrialName, value_of
@@ -22,7 +23,8 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
     """Perturbed parameters stay in the space, a diverged trial counts as the worst, and a trial that goes on after a resume keeps its rhythm.
 
     ``begun``: the last step of each trial at the resume, by the study's names; ``name`` gives the study's name of Tune's trial. ``together``: there is room for
-    all trials at once, so none is paused to make room for one that waits; a pause costs a start.
+    all trials at once, so none is paused to make room for one that waits; a pause costs a start. ``ending``: whether no trial is to go on: then those that
+    wait for their turn end as they are.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
         self.goal, self.name, self.interval = goal, name, interval
         self.begun: dict[str, int] = {}
         self.together = False
+        self.ending: Callable[[], bool] = lambda: False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Begin to follow a trial, at its next look after a resume."""
@@ -66,6 +69,14 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]  # Ray has no t
             told[self.goal.metric] = WORST if self.goal.mode == "min" else -WORST
         decision = str(super().on_trial_result(tune_controller, trial, told))
         return str(TrialScheduler.CONTINUE) if decision == TrialScheduler.PAUSE and self.together else decision
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The next of those that wait, at every look of Tune's."""
+        if not self.ending():
+            return super().choose_trial_to_run(tune_controller)
+        for trial in [trial for trial in tune_controller.get_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)]:
+            tune_controller.stop_trial(trial)
+        return None
 
 
 def mutations(space: Space, seed: int) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
         """Nothing starts before the first step: a pointer may still come."""
         os.chdir(os.environ["TUNE_ORIG_WORKING_DIR"])  # Tune has moved this process to a folder of its own
         self._plan, self._parameters = plan, dict(config)
-        self._begin_at: Pointer | None = None
+        self._begin_at = plan.begin_at.get(self.trial_id)
         self._attempt: Attempt | None = None
         self._own = open_storage(output_of(plan.study.output, self.trial_id))
         self._reported = 0
@@ -69,7 +69,7 @@ class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
         report = self._attempt.next()
         self._reported = report[STEP]
         metric = self._plan.study.metric
-        return {STEP: report[STEP], metric: report[metric], "done": report.get("done", False), TOLD: json.dumps(report)}
+        return {**{key: report[key] for key in (STEP, metric) if key in report}, "done": report.get("done", False), TOLD: json.dumps(report)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
         """Write a pointer at the checkpoint that was reported last, which stays until the next pointer."""
@@ -80,8 +80,7 @@ class TrialActor(Trainable):  # type: ignore[misc]  # Ray has no types
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from another trial's checkpoint; from its own a trial goes on anyhow, and from a later one."""
         pointer = read_pointer(Path(checkpoint_dir))
-        if pointer is not None and pointer.output != self._own.address:
-            self._begin_at = pointer
+        self._begin_at = pointer if pointer is not None and pointer.output != self._own.address else None
 
     def cleanup(self) -> None:
         """End in order within a time. After that Tune ends this process, and everything that it started ends with it."""

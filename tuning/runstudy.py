@@ -146,6 +146,7 @@ def _run(
     from tunefleet.cluster.leftovers import remove_orphans
     from tunefleet.cluster.session import connect, owns_cluster, set_environment
 
+    began = time.monotonic()
     base, links = base_of(study)
     here = machine_of([base])
     set_environment(local=address is None)  # before anything imports Ray
@@ -161,7 +162,8 @@ def _run(
             console.say(f"note: {text}")
             events.decisions([text])
         share_bases(links, base, session.resources(), address, console)
-        keeper, scheduler = book_of(study, storage, earlier, Limits(room.concurrent, study.file.budget, base.training.seed, spent_s), console)
+        limits = Limits(room.concurrent, study.file.budget, base.training.seed, spent_s + time.monotonic() - began)
+        keeper, scheduler = book_of(study, storage, earlier, limits, console)
         absolute_file = study.file.model_copy(update={"run": base.model_dump(mode="json"), "output": storage.address})
         limit = study.file.budget.wall_time_s
         plan = Plan(
@@ -169,7 +171,8 @@ def _run(
             placement="actors" if room.placement == "actors" else "inline",
             local=address is None and (session.owned or owns_cluster()),
             base=f"{storage.address.rstrip('/')}/{BASE}",
-            deadline=time.time() + limit - spent_s if limit else None,
+            deadline=time.time() + limit - keeper.seconds() if limit else None,
+            begin_at={line.id: pointer for line in keeper.trials.values() if (pointer := line.pointer()) is not None},
         )
         try:
             from tunefleet.tuning.raytune import run_trials
@@ -277,9 +280,10 @@ def book_of(study: Study, storage: Storage, earlier: list[TrialLine], limits: Li
         scheduler.together = limits.live >= total
         limits = replace(limits, live=total)
     searcher = replay_searcher(make_searcher(study), earlier)
-    live = LiveFiles(study, storage, console)
-    keeper = Keeper(storage, searcher, limits, earlier, why=reasons.get, changed=lambda line: live.changed(line, keeper.trials), gone=remove_orphans)
     console.begin(total, make_goal(study).last_step, last_lines(earlier))
+    keeper = Keeper(storage, searcher, limits, earlier, why=reasons.get, changed=LiveFiles(study, storage, console).changed, gone=remove_orphans)
+    if isinstance(scheduler, Population):
+        scheduler.ending = lambda: keeper.ending
     return keeper, scheduler
 
 

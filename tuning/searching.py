@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tunefleet.cluster.errors import OutputError
 from tunefleet.tuning.goal import Goal, Proposer, value_of
-from tunefleet.tuning.lines import ENDED, FAILED, FINISHED, TrialLine
+from tunefleet.tuning.lines import FAILED, FINISHED, TrialLine
 from tunefleet.tuning.space import Point, said
 from tunefleet.tuning.study import SEED, Study
 from tunefleet.tuning.studycheck import make_goal
@@ -91,6 +91,6 @@ def replay_searcher(searcher: StudySearcher, lines: Iterable[TrialLine]) -> Stud
                     want="the study file that it began with: the same space, searcher and repeats",
                     fix="put the study file back, or take another output; searcher tpe can begin from this study by warm_start",
                 )
-        if line.status in ENDED:
+        if not line.open:
             searcher.ended(line)
     return searcher

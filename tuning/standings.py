@@ -62,7 +62,7 @@ def point_of(line: TrialLine) -> Point:
 
 @dataclass(frozen=True)
 class Spent:
-    """Optimizer steps and worker seconds of all trials; steps that stopped trials would still have taken."""
+    """Optimizer steps and worker seconds of all trials; steps that those would still have taken which the stopper gave up."""
 
     steps: float
     worker_seconds: float
@@ -78,7 +78,7 @@ def spent(trials: Iterable[TrialLine], last_step: int | None) -> Spent:
     """What the trials cost. Nothing is known to be saved where the rows decide a trial's length."""
     lines = list(trials)
     steps = sum(steps_of(line) for line in lines)
-    saved = sum(max(0, last_step - line.step) for line in lines if line.status == STOPPED) if last_step else 0
+    saved = sum(max(0, last_step - line.step) for line in lines if line.status == STOPPED and not line.cut) if last_step else 0
     return Spent(steps, sum(line.compute.get("worker_seconds", 0.0) for line in lines), saved)
 
 

@@ -40,7 +40,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
         self._seen: dict[str, int] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        """Tune's question at each report; reports without a step are not of evaluations."""
+        """Tune's question at each report; those without a step are not of evaluations, those without the metric of one in which it could not be computed."""
         if STEP not in result or self.goal.metric not in result:
             return str(TrialScheduler.CONTINUE)
         stop = self.judge(self.name(trial), int(result[STEP]), value_of(result, self.goal.metric))
@@ -72,7 +72,7 @@ def replay_scheduler(scheduler: S, lines: Iterable[TrialLine]) -> S:
     A population's scores come back with its trials' next evaluations; only their rhythm is kept.
     """
     for line in lines:
-        if isinstance(scheduler, StudyScheduler) and line.step and line.metrics:
+        if isinstance(scheduler, StudyScheduler) and line.step and scheduler.goal.metric in line.metrics:
             scheduler.judge(line.id, line.step, value_of(line.metrics, scheduler.goal.metric))
         elif isinstance(scheduler, Population):
             scheduler.begun[line.id] = line.step

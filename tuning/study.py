@@ -32,8 +32,13 @@ class Budget(Settings):
     """When a study ends, and how much of it goes on at once."""
 
     concurrent_trials: PositiveInt | None = Field(default=None, description="trials at a time; null takes as many as the cluster's CPUs and GPUs hold")
-    max_steps: PositiveInt | None = Field(default=None, description="optimizer steps of all trials together, after which no trial begins or goes on")
-    wall_time_s: PositiveFloat | None = Field(default=None, description="seconds after which no trial begins or goes on, those before a resume among them")
+    max_steps: PositiveInt | None = Field(
+        default=None, description="optimizer steps of all trials together, after which no trial begins or goes on; --resume does where it is raised"
+    )
+    wall_time_s: PositiveFloat | None = Field(
+        default=None,
+        description="seconds of the whole study, also before a resume and its first trial, after which no trial begins or goes on; may be raised too",
+    )
 
 
 class StudyFile(Settings):

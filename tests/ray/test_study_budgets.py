@@ -18,13 +18,13 @@ from tunefleet.tuning.study import StudyFile
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-def tuned(study: StudyFile) -> Any:
+def tuned(study: StudyFile, *, resume: bool = False) -> Any:
     from tunefleet.tuning.runstudy import tune_study
 
-    return tune_study(study)
+    return tune_study(study, resume=resume)
 
 
-def test_no_trial_begins_or_goes_on_once_the_steps_are_spent(ray_session: Any, tmp_path: Path) -> None:
+def test_no_trial_begins_or_goes_on_once_the_steps_are_spent_until_there_are_more(ray_session: Any, tmp_path: Path) -> None:
     study = small_study(tmp_path, [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3], budget={"concurrent_trials": 2, "max_steps": 50})
     result = tuned(study)
     found = trials(study)
@@ -36,11 +36,16 @@ def test_no_trial_begins_or_goes_on_once_the_steps_are_spent(ray_session: Any, t
     for name, line in found.items():
         taken = [record["step"] for record in trial_lines(study, name)]
         assert line.compute["steps"] == len(taken) == newest_step(open_storage(line.output))
+    more = study.model_copy(update={"budget": study.budget.model_copy(update={"max_steps": 1000})})
+    assert tuned(more, resume=True).trials["finished"] == 6
+    for name, line in trials(more).items():
+        assert [record["step"] for record in trial_lines(more, name)] == list(range(1, 31))
+        assert line.compute["steps"] == 30
 
 
 def test_trials_save_and_end_when_the_wall_time_is_spent(ray_session: Any, tmp_path: Path) -> None:
     endless = {"training": {"max_steps": 1_000_000}, "evaluation": {"every_steps": None, "samples": {"number": 0}}, "checkpoint": {"every_steps": 1000}}
-    study = small_study(tmp_path, [1e-3, 2e-3, 3e-3], run=endless, budget={"concurrent_trials": 2, "wall_time_s": 90})
+    study = small_study(tmp_path, [1e-3, 2e-3, 3e-3], run=endless, budget={"concurrent_trials": 2, "wall_time_s": 150})
     tuned(study)
     found = trials(study)
     assert 0 < len(found) <= 2

@@ -151,7 +151,8 @@ class EvaluationWatch:
                 continue
             content = result(ticket, outcome.comparison, placement=self.placement, seconds=outcome.seconds)
             write_result(self.storage, content)
-            self.on_event("evaluation_finished", {**fields, "tuned": content["tuned"], "base": content["base"], "sets": by_set(content)})
+            found = {"tuned": content["tuned"], "base": content["base"], "sets": by_set(content), "failed": sorted(content["failed"])}
+            self.on_event("evaluation_finished", {**fields, **found})
             for name, why in content["failed"].items():
                 self.on_event("metric_failed", {"step": ticket.step, "metric": name, "error": why})
             self._remember(content, said=False)

@@ -77,3 +77,14 @@ def test_steps_after_the_last_report_of_a_killed_study_count(trial, status):
     (found,) = missing_lines([*lines, last], "loss")
     assert (found.status, found.step, found.compute) == (status, 10, {"steps": 15, "worker_seconds": 40.0})
     assert missing_lines([*lines, last, found], "loss") == []
+
+
+def test_what_the_budget_cut_may_have_come_further_and_what_the_stopper_gave_up_stays_as_it_was(trial):
+    output, line = trial
+    save(output, 20)
+    cut, given_up = (TrialLine(**{**line.to_json(), "status": "stopped", "why": "why", "cut": cut}) for cut in (True, False))
+    assert [(one.status, one.cut, one.step) for one in missing_lines([cut], "loss")] == [("stopped", True, 20)]
+    assert missing_lines([given_up], "loss") == []
+    write_done(output, step=20, weights="checkpoints/step-00000020/manifest.json", exported=None, stopped=None)
+    last = missing_lines([cut], "loss")[-1]
+    assert (last.status, last.cut, last.why) == ("finished", False, "")

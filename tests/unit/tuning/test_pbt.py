@@ -93,6 +93,20 @@ def test_no_trial_is_paused_for_one_that_waits_where_there_is_room_for_both(tmp_
     assert population.on_trial_result(controller, goes_on, {STEP: 20, "loss": 1.0}) == decision
 
 
+def test_trials_that_wait_for_their_turn_get_none_where_the_study_is_ending(tmp_path):
+    population = make_scheduler(load_study(study_file(tmp_path, space=RATE, searcher=PBT)))
+    every = [trial("00000", Trial.RUNNING), trial("00001", Trial.PAUSED), trial("00002", Trial.PENDING)]
+    stopped: list[Trial] = []
+    controller = SimpleNamespace(search_alg=None, get_trials=lambda: every, stop_trial=stopped.append)
+    for one in every:
+        population.on_trial_add(controller, one)
+    assert population.choose_trial_to_run(controller) in every[1:]
+    assert stopped == []
+    population.ending = lambda: True
+    assert population.choose_trial_to_run(controller) is None
+    assert stopped == every[1:]
+
+
 def test_a_value_that_is_drawn_anew_is_none_that_the_population_began_with():
     space = {"a": Numbers(1e-4, 1e-1, log=True)}
     begun = {drawn(space, 0, number)["a"] for number in range(50)}

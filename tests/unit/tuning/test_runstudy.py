@@ -1,10 +1,13 @@
 """A study before and after its trials: its output is held and refused like a run's, its room is reckoned, its time adds up, its best run file is one."""
 
+import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from livestudies import RATE, small_study
+from rich.console import Console
 
 from tunefleet.cluster.errors import OutputError, PreflightError, SettingsError
 from tunefleet.cluster.metrics import SharedLines
@@ -12,10 +15,12 @@ from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.run import load_run
 from tunefleet.trainers.stopping import asked_to_stop
 from tunefleet.tuning.cli import main
+from tunefleet.tuning.console import StudyConsole
+from tunefleet.tuning.keeper import Limits
 from tunefleet.tuning.lines import TRIALS, TrialLine
 from tunefleet.tuning.output import changes, held, put_study
-from tunefleet.tuning.runstudy import base_of, room_for, spent_before, told, write_best
-from tunefleet.tuning.study import BEST, STUDY, read_study
+from tunefleet.tuning.runstudy import base_of, book_of, room_for, spent_before, told, write_best
+from tunefleet.tuning.study import BEST, STUDY, Budget, read_study
 
 
 @pytest.fixture
@@ -188,3 +193,18 @@ def test_the_best_run_file_is_that_of_the_best_trial_and_says_where_it_comes_fro
     write_best(study, storage, trials)
     assert storage.read(BEST).decode().startswith("# the run file of trial 00001 of the study small: loss 1.0 at step 30")
     assert load_run(f"{storage.address}/{BEST}").training.learning_rate == 3e-3
+
+
+def test_a_trial_that_its_stopper_would_stop_now_is_given_up_when_the_study_goes_on(tmp_path, storage):
+    file = small_study(tmp_path, [1e-3, 3e-3, 5e-3], stopper={"kind": "asha", "grace_steps": 10, "reduction_factor": 2})
+    study = read_study(file).study
+    rates = [1e-3, 3e-3]
+    began = [TrialLine(f"0000{i}", i, {RATE: rate}, "running", output=f"{storage.address}/trials/0000{i}") for i, rate in enumerate(rates)]
+    judged = [replace(line, step=10, metrics={"loss": 1.0 + i}) for i, line in enumerate(began)]
+    said = io.StringIO()
+    keeper, _ = book_of(study, storage, [*began, *judged], Limits(2, Budget()), StudyConsole("loss", "min", console=Console(file=said, width=300)))
+    assert [line.status for line in keeper.trials.values()] == ["running", "stopped"]
+    assert "trial 00001 stopped: loss 2.0000 at step 10" in said.getvalue()
+    assert "1/3 done" in said.getvalue()
+    assert storage.exists("best.yaml")
+    assert [keeper.next().id, keeper.next().id] == ["00000", "00002"]

@@ -1,5 +1,7 @@
 """Every searcher: what it suggests lies in the space, and a study that was cut anywhere suggests what the whole one did."""
 
+from dataclasses import replace
+
 import pytest
 from studies import make_study, play, surface
 
@@ -122,3 +124,14 @@ def test_a_searcher_is_told_of_all_seeds_or_that_one_came_to_nothing(tmp_path, e
         searcher.suggest(str(number))
         searcher.ended(TrialLine(str(number), number, {}, status, step=step, metrics={"loss": value}))
     assert proposer.told == [told]
+
+
+def test_a_trial_that_the_budget_cut_has_told_nothing_yet(tmp_path):
+    study = a_study(tmp_path, "random")
+    proposer = Heard()
+    searcher = StudySearcher(proposer, make_goal(study))
+    line = TrialLine("a", 0, proposer.propose(0), STOPPED, step=20, metrics={"loss": 1.0}, cut=True)
+    replay_searcher(searcher, [line])
+    assert proposer.told == []
+    searcher.ended(replace(line, status=FINISHED, cut=False, step=180))
+    assert proposer.told == [(0, 180, 1.0, True)]

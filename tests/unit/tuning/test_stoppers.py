@@ -11,7 +11,7 @@ import pytest
 from studies import STEPS, make_study, play
 
 from tunefleet.cluster.plugins import kinds
-from tunefleet.tuning.lines import FINISHED, STOPPED, last_lines
+from tunefleet.tuning.lines import FINISHED, STOPPED, TrialLine, last_lines
 from tunefleet.tuning.making import make_scheduler
 from tunefleet.tuning.proposers import Listed
 from tunefleet.tuning.searching import StudySearcher, make_searcher
@@ -60,6 +60,13 @@ def test_a_metric_that_is_not_finite_stops_a_trial_and_misleads_no_other(study):
         if line.step:
             assert "not finite" in beside.judge(f"bad-{line.id}-{line.step}", 20, None)
             assert (beside.judge(line.id, line.step, line.metrics["loss"]) or "") == line.why
+
+
+def test_an_evaluation_in_which_the_metric_could_not_be_computed_judges_nothing_now_or_after_a_resume(study):
+    scheduler = make_scheduler(study, name=lambda trial: trial)
+    assert scheduler.on_trial_result(None, "a", {"step": 20}) == "CONTINUE"
+    replayed = replay_scheduler(make_scheduler(study), [TrialLine("a", 0, {}, "running", step=20, metrics={"accuracy": 0.5})])
+    assert scheduler.reasons == replayed.reasons == {}
 
 
 def test_tune_asks_by_result_and_other_reports_are_no_evaluations(study):

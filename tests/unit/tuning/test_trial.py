@@ -9,7 +9,7 @@ from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.nested import take_base
 from tunefleet.tuning.study import StudyFile
-from tunefleet.tuning.trial import Course, Plan, cost_since, run_of
+from tunefleet.tuning.trial import Attempt, Course, Plan, cost_since, run_of
 
 
 def write_lines(output, name, records):
@@ -46,8 +46,10 @@ def test_a_course_counts_steps_that_are_done_anew_and_keeps_the_last_evaluation(
     lines.insert(early, ("events.jsonl", {"event": "training_started", "attempt": 1, "step": 10, "steps": 40, "time": 11.0}))
     for line in lines:  # the two files are read one after the other, so lines may be seen before the event that they follow
         course.line(*line)
-    assert not course.line("events.jsonl", {"event": "checkpoint_complete", "step": 12, "time": 22.0})
-    assert course.line("events.jsonl", {"event": "evaluation_finished", "step": 12, "tuned": {"loss": 2.0}, "sets": {"a": {"loss": 1.5}}, "time": 22.0})
+    assert not course.line("events.jsonl", {"event": "checkpoint_complete", "attempt": 1, "step": 12, "time": 22.0})
+    assert course.line(
+        "events.jsonl", {"event": "evaluation_finished", "attempt": 1, "step": 12, "tuned": {"loss": 2.0}, "sets": {"a": {"loss": 1.5}}, "time": 22.0}
+    )
     again = [
         ("events.jsonl", {"event": "training_started", "attempt": 2, "step": 12, "steps": 40, "time": 24.0}),
         ("metrics.jsonl", {"step": 13, "attempt": 2, "time": 26.0}),
@@ -60,12 +62,44 @@ def test_a_course_counts_steps_that_are_done_anew_and_keeps_the_last_evaluation(
 
 
 def test_trials_may_be_compared_by_one_held_out_set():
-    finished = {"event": "evaluation_finished", "step": 12, "tuned": {"loss": 2.0}, "sets": {"a": {"loss": 1.5}, "b": {"loss": 2.5}}, "time": 1.0}
+    finished = {"event": "evaluation_finished", "attempt": 1, "step": 12, "tuned": {"loss": 2.0}, "sets": {"a": {"loss": 1.5}, "b": {"loss": 2.5}}, "time": 1.0}
     by_one, by_none = Course("a/loss"), Course("c/loss")
     assert by_one.line("events.jsonl", finished)
     assert by_one.metrics == {"loss": 2.0, "a/loss": 1.5}
     by_none.line("events.jsonl", finished)
     assert by_none.metrics == {"loss": 2.0, "c/loss": None}
+
+
+def test_a_metric_that_could_not_be_computed_is_not_there_and_one_that_is_not_finite_is_none():
+    course = Course("a/loss")
+    found = {"tuned": {"loss": 2.0, "f1": None, "rate": None}, "sets": {"a": {"loss": None}}, "failed": ["f1", "loss"]}
+    course.line("events.jsonl", {"event": "evaluation_finished", "attempt": 1, "step": 12, **found, "time": 1.0})
+    assert course.metrics == {"loss": 2.0, "rate": None}
+
+
+def test_steps_are_counted_where_few_of_them_are_logged(tmp_path):
+    course = Course()
+    course.line("events.jsonl", {"event": "training_started", "attempt": 1, "step": 10, "steps": 200, "time": 1.0})
+    course.line("events.jsonl", {"event": "evaluation_finished", "attempt": 1, "step": 10, "tuned": {}, "sets": {}, "time": 2.0})  # of the attempt before
+    assert course.steps == 0
+    course.line("events.jsonl", {"event": "evaluation_finished", "attempt": 1, "step": 20, "tuned": {}, "sets": {}, "time": 3.0})
+    assert course.steps == 10
+    course.line("events.jsonl", {"event": "stopping", "attempt": 1, "step": 23, "time": 4.0})
+    course.line("events.jsonl", {"event": "checkpoint_complete", "attempt": 1, "step": 20, "time": 4.0})
+    assert course.steps == 13
+    course.line("metrics.jsonl", {"step": 100, "attempt": 1, "time": 9.0})
+    assert course.steps == 90
+
+
+def test_a_trial_that_can_write_nothing_still_says_that_it_has_ended(tmp_path):
+    plan = plan_of(tmp_path)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "trials").write_text("a file where the trials' folder should be")
+    attempt = Attempt(plan, "00000", {"training.learning_rate": 1e-3})
+    attempt.start()
+    assert {key: value for key, value in attempt.next().items() if key in ("done", "ended", "step")} == {"done": True, "ended": "failed", "step": 0}
+    told = attempt.next()
+    assert (told["done"], told["ended"], told["why"]) == (True, "failed", "it ended without a word")
 
 
 def test_what_a_start_costs_is_read_from_its_lines_and_what_was_before_it_is_left_out(tmp_path):
