@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from runs import small_run
 
 from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.storage import open_storage
+from tunefleet.trainers.manifest import newest_step
 from tunefleet.trainers.stage import EVENTS, METRICS
 from tunefleet.tuning.lines import TrialLine, last_lines, read_trials
 from tunefleet.tuning.study import StudyFile
@@ -47,3 +51,21 @@ def trial_events(study: StudyFile, trial: str) -> list[dict[str, Any]]:
 def trial_lines(study: StudyFile, trial: str) -> list[dict[str, Any]]:
     """The metrics of a trial's run."""
     return read_lines(open_storage(f"{study.output}/trials/{trial}"), METRICS)
+
+
+def command(file: Path, *more: str) -> subprocess.Popen[str]:
+    """`tunefleet tune` in a session of its own; what it says is added to a file beside the study's."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
+    arguments = [sys.executable, "-P", "-m", "tunefleet.tuning.cli", "tune", str(file), *more]
+    with (file.parent / "said").open("a") as said:
+        return subprocess.Popen(arguments, stderr=said, text=True, env=environment, start_new_session=True)
+
+
+def saved(study: StudyFile, trial: str) -> int:
+    """The step of a trial's newest checkpoint."""
+    return newest_step(open_storage(f"{study.output}/trials/{trial}"))
+
+
+def done(study: StudyFile, trial: str) -> bool:
+    """Whether a trial has finished."""
+    return open_storage(f"{study.output}/trials/{trial}").exists("done.json")

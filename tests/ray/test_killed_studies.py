@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from livestudies import small_study, trial_events, trial_lines, trials, written
+from livestudies import command, done, saved, small_study, trial_events, trial_lines, trials, written
 from processes import of_session, until
 
 from tunefleet.cluster.storage import open_storage
-from tunefleet.trainers.manifest import newest_step
+from tunefleet.tuning.lines import ENDED, TrialLine, read_trials
 from tunefleet.tuning.study import StudyFile
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(3600)]
 STEPS = 400
 RUN: dict[str, Any] = {"training": {"max_steps": STEPS}, "checkpoint": {"every_steps": 20}, "evaluation": {"every_steps": 100, "samples": {"number": 0}}}
-
-
-def command(file: Path, *more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
-    arguments = [sys.executable, "-P", "-m", "tunefleet.tuning.cli", "tune", str(file), *more]
-    with (file.parent / "said").open("a") as said:
-        return subprocess.Popen(arguments, stderr=said, text=True, env=environment, start_new_session=True)
-
-
-def saved(study: StudyFile, trial: str) -> int:
-    return newest_step(open_storage(f"{study.output}/trials/{trial}"))
-
-
-def done(study: StudyFile, trial: str) -> bool:
-    return open_storage(f"{study.output}/trials/{trial}").exists("done.json")
 
 
 def truth(study: StudyFile, trial: str) -> dict[str, bytes]:
@@ -95,3 +78,56 @@ def test_ending_the_driver_ends_every_process_and_resume_goes_on(tmp_path: Path,
     assert last.wait(900) == 0, (tmp_path / "said").read_text()
     assert [line.status for line in trials(study).values()] == ["finished", "finished"]
     assert "Traceback" not in (tmp_path / "said").read_text()
+
+
+def test_asha_goes_on_after_kill_9_where_it_was_and_gives_nobody_up_twice(tmp_path: Path) -> None:
+    run = {"training": {"max_steps": 180}, "checkpoint": {"every_steps": 20}, "evaluation": {"every_steps": 20, "samples": {"number": 0}}}
+    asha = {"kind": "asha", "grace_steps": 20, "reduction_factor": 3}
+    study = small_study(tmp_path, [3e-3, 1e-6, 2e-3, 2e-6, 3e-6], run=run, stopper=asha)
+    file, resume = written(study, tmp_path), []
+    ended: dict[str, TrialLine] = {}
+
+    def moments() -> Iterator[Callable[[], bool]]:
+        yield lambda: any(line.step >= 20 for line in trials(study).values())
+        yield lambda: any(line.status == "stopped" for line in trials(study).values())
+        yield lambda: sum(line.status in ENDED for line in trials(study).values()) >= 3
+
+    for moment in moments():
+        driver = command(file, *resume)
+        until(lambda driver=driver, moment=moment: driver.poll() is not None or moment(), timeout_s=900)
+        assert driver.poll() is None, (tmp_path / "said").read_text()
+        driver.kill()
+        driver.wait(60)
+        until(lambda driver=driver: not of_session(driver.pid), timeout_s=240)
+        ended |= {name: line for name, line in trials(study).items() if line.status in ENDED}
+        resume = ["--resume"]
+    last = command(file, *resume)
+    assert last.wait(900) == 0, (tmp_path / "said").read_text()
+    found = trials(study)
+    assert sorted({line.status for line in found.values()}) == ["finished", "stopped"]
+    assert len(found) == 5
+    for name, line in found.items():
+        assert [record["step"] for record in trial_lines(study, name)] == list(range(1, len(trial_lines(study, name)) + 1))
+        assert line.why.startswith("stopped at step") if line.status == "stopped" else line.step == 180
+        if name in ended:  # the evaluations of one that was being stopped may come late
+            assert (line.parameters, line.why) == (ended[name].parameters, ended[name].why)
+    assert [line.status for line in read_trials(open_storage(study.output))].count("stopped") >= 1
+    assert "Traceback" not in (tmp_path / "said").read_text()
+
+
+def test_a_trial_whose_process_is_killed_goes_on_where_the_cluster_has_no_more_room(tmp_path: Path) -> None:
+    run = {**RUN, "failures": {"start_timeout_s": 120}}
+    study = small_study(tmp_path, [3e-3, 2e-3], run=run)
+    driver = command(written(study, tmp_path))
+    until(lambda: driver.poll() is not None or all(saved(study, name) >= 40 for name in ("00000", "00001")), timeout_s=900)
+    mine = [pid for pid in of_session(driver.pid) if b"ray::TrialActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(mine) == 2, (tmp_path / "said").read_text()
+    os.kill(mine[0], signal.SIGKILL)
+    assert driver.wait(900) == 0, (tmp_path / "said").read_text()
+    assert [line.status for line in trials(study).values()] == ["finished", "finished"]
+    starts = {name: [event["event"] for event in trial_events(study, name)].count("started") for name in trials(study)}
+    assert sorted(starts.values()) == [1, 2]
+    for name, line in trials(study).items():
+        assert [record["step"] for record in trial_lines(study, name)] == list(range(1, STEPS + 1))
+        assert line.compute["steps"] >= STEPS
+    until(lambda: not of_session(driver.pid), timeout_s=120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,38 @@ def test_the_placement_group_of_a_maker_that_was_killed_is_swept_and_no_other(ra
     until(remove_orphans, timeout_s=60)
     ray.util.remove_placement_group(mine)
     until(lambda: len(holding()) == others, timeout_s=60)
+
+
+@pytest.mark.slow
+def test_the_placement_group_of_a_stopped_trial_is_gone_while_the_study_goes_on(before: tuple[set[str], float], tmp_path: Path) -> None:
+    from tunefleet.cluster.errors import Stopped
+    from tunefleet.cluster.leftovers import holding
+    from tunefleet.trainers.stopping import ask_to_stop
+    from tunefleet.tuning.runstudy import tune_study
+
+    long = {"training": {"max_steps": 100_000}, "evaluation": {"every_steps": 20, "samples": {"number": 0}}}
+    study = small_study(tmp_path, [3e-3, 2e-3], run=long, stopper={"kind": "stoppertoys.second"})
+    seen: list[int] = []
+
+    def workers() -> int:
+        return sum("CPU" in group for group in set(holding()) - before[0])
+
+    def watch() -> None:
+        try:
+            until(lambda: workers() == 2, timeout_s=600)
+            until(lambda: trials(study)["00001"].status == "stopped", timeout_s=600)
+            until(lambda: workers() == 1, timeout_s=120)
+            seen.append(len(trial_lines(study, "00000")))
+            until(lambda: len(trial_lines(study, "00000")) > seen[0] + 20, timeout_s=120)
+            seen.append(workers())
+        finally:
+            ask_to_stop(open_storage(study.output), "the test")
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(Stopped):
+        tune_study(study)
+    watcher.join(60)
+    assert seen[1:] == [1]
+    assert {name: line.status for name, line in trials(study).items()} == {"00000": "running", "00001": "stopped"}
+    until(lambda: workers() == 0, timeout_s=60)
