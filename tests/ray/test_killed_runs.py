@@ -132,6 +132,33 @@ def test_an_interrupted_driver_leaves_nothing_behind_and_resume_goes_on(whole: R
     until(lambda: not of_session(last.pid), timeout_s=240)
 
 
+def test_an_evaluation_actor_that_is_killed_while_it_answers_beside_zero_3_moves_no_number_and_is_made_up_for(ray_session: Any, tmp_path: Path) -> None:
+    import ray
+
+    from tunefleet.trainers.launch import train
+
+    settings: dict[str, Any] = {"training": {"max_steps": 24}, "zero": {"stage": 3}}
+    measured = {"metrics": ["loss", "exact_match"], "answers": {"rows": 6, "max_new_tokens": 6}}
+    quiet = small_run(tmp_path / "quiet", **settings)
+    train_on_gang(quiet)
+    run = small_run(tmp_path / "disturbed", **settings, evaluation={**measured, "every_steps": 8, "placement": "actors", "behind": "wait"})
+
+    def kill_actor() -> None:
+        (name,) = [one for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("tunefleet-evaluator")]
+        actor = ray.get_actor(name["name"], namespace=name["namespace"])
+        os.kill(ray.get(actor.__ray_call__.remote(lambda held: os.getpid())), signal.SIGKILL)
+
+    killing = when(lambda: any(event["event"] == "evaluation_started" for event in events(run)), kill_actor)
+    train(run)
+    killing.join()
+    told = events(run)
+    assert curve(run) == curve(quiet)
+    assert [event["event"] for event in told if event["event"].startswith("evaluation_actor")] == ["evaluation_actor_restarted"]
+    assert not [event for event in told if event["event"] == "group_failed"]
+    assert [event["step"] for event in told if event["event"] == "evaluation_finished"] == [8, 16, 24]
+    assert all(event["tuned"]["exact_match"] is not None for event in told if event["event"] == "evaluation_finished")
+
+
 def test_a_run_on_s3_whose_rank_and_then_driver_are_killed_is_the_run_in_a_folder(
     whole: RunFile, s3_proxy: Proxy, s3_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
