@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -151,11 +152,11 @@ def parts_of(data: Data) -> list[Part]:
 
 def source_names(sources: Sequence[Source]) -> list[str]:
     """A name for every source of a side: its file's, numbered where several are called alike. Held-out rows are scored by sets of these names."""
+    stems = [PurePosixPath(source.path.rstrip("/")).name.partition(".")[0] or HOLDOUT for source in sources]
     names: list[str] = []
-    for source in sources:
-        stem = PurePosixPath(source.path.rstrip("/")).name.partition(".")[0] or HOLDOUT
-        taken = sum(name == stem or name.rpartition("-")[0] == stem for name in names)
-        names.append(f"{stem}-{taken + 1}" if taken else stem)
+    for stem in stems:
+        numbered = (f"{stem}-{number}" for number in count(2))
+        names.append(stem if stem not in names else next(name for name in numbered if name not in stems and name not in names))
     return names
 
 

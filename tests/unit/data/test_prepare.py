@@ -19,9 +19,9 @@ from tunefleet.data import blocks as blocks_module
 from tunefleet.data import rows as rows_module
 from tunefleet.data.examples import Conversation, Message
 from tunefleet.data.layout import ANSWERS, TEXT, Column, Encoded, Layout, sequences
-from tunefleet.data.prepare import Advance, Limits, prepare
+from tunefleet.data.prepare import Advance, Limits, prepare, source_names
 from tunefleet.data.preview import preview, runs
-from tunefleet.data.settings import Data
+from tunefleet.data.settings import Data, Source
 from tunefleet.data.store import Store
 from tunefleet.data.tokens import Encoder
 from tunefleet.tuning.counter import Counter
@@ -53,6 +53,26 @@ def tokenizer():
 def texts(prepared, split: str, tokenizer) -> list[str]:
     part = Store.open(prepared.store).split(split)
     return [tokenizer.decode(part.record(i).columns["ids"].tolist()) for i in range(part.rows)]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a", "a", "b", "a"], ["a", "a-2", "b", "a-3"]),
+        (["a-2", "a"], ["a-2", "a"]),
+        (["a", "a", "a-2"], ["a", "a-3", "a-2"]),
+        (["a-2", "a", "a", "a-2"], ["a-2", "a", "a-3", "a-2-2"]),
+        (["", "holdout"], ["holdout", "holdout-2"]),
+    ],
+)
+def test_every_source_has_a_name_of_its_own_and_keeps_that_of_its_file_where_it_can(files, names):
+    assert source_names([Source(path=f"{number}/{name}.jsonl") for number, name in enumerate(files)]) == names
+
+
+def test_files_that_are_called_like_a_numbered_one_are_prepared(data, tokenizer, tmp_path):
+    held = [write_pairs(tmp_path / f"{name}.jsonl", many(start, start + 3)) for name, start in (("test-2", 100), ("test", 200))]
+    prepared = prepare(data(holdout=held), ANSWERS, tokenizer)
+    assert Store.open(prepared.store).index.meta["sets"] == {"test-2": [0, 3], "test": [3, 6]}
 
 
 def test_every_row_is_in_exactly_one_split_and_counted(data, tokenizer):
