@@ -21,7 +21,7 @@ from tunefleet.trainers.evaluation.gate import judge
 from tunefleet.trainers.evaluation.gatefile import Gate
 from tunefleet.trainers.evaluation.heldout import HeldOut, RowFacts
 from tunefleet.trainers.evaluation.metric import make_metrics
-from tunefleet.trainers.evaluation.rows import RowScores
+from tunefleet.trainers.evaluation.rows import BINNED, BINS, RowScores
 from tunefleet.trainers.run import METRICS, RunFile
 
 BEGAN = 1_790_000_000.0
@@ -70,15 +70,19 @@ def looked_into(names: Mapping[str, str], *, gate: bool = True) -> dict[str, Any
     base_nll = random.normal(3, 0.5, rows)
     tuned_nll = base_nll + np.where(general, 1.0, -0.7) + random.normal(0, 0.6, rows) + np.where(np.arange(rows) < 20, 1.2, 0)
     texts = {"reference": [said["text"]] * rows}
-    sums = {"tokens": np.ones(rows)}
+    sums = {"tokens": np.ones(rows), **of_chance(random, rows)}
     tuned = RowScores(np.arange(rows), {**sums, "nll": tuned_nll}, {**texts, "answer": [said["text"] if row % 3 else "other" for row in range(rows)]})
-    base = RowScores(np.arange(rows), {**sums, "nll": base_nll}, {**texts, "answer": [said["text"] if row % 2 else "other" for row in range(rows)]})
+    base = RowScores(
+        np.arange(rows),
+        {**sums, **of_chance(random, rows), "nll": base_nll},
+        {**texts, "answer": [said["text"] if row % 2 else "other" for row in range(rows)]},
+    )
     held = HeldOut(FakeSplit(rows), {"holdout": np.arange(80), said["set"]: np.arange(80, rows)}, "rows")
     labels = [said["label"] if row < 20 else "blue" if row < 50 else "green" for row in range(rows)]
     sources = [said["source"] if row % 2 else "others" for row in range(rows)]
     vars(held)["facts"] = RowFacts(sources, np.arange(rows), labels, [said["text"]] * rows, [said["text"]] * rows)
     run = RunFile.model_validate({**RUN, "model": {"name_or_path": "/models/small"}, "evaluation": {"bootstrap": 200}})
-    own = make_metrics([config(METRICS, kind)() for kind in ("loss", "exact_match")])
+    own = make_metrics([config(METRICS, kind)() for kind in ("loss", "exact_match", "label_f1", "calibration_error", "latency")])
     found = Closer(run, held, general=[said["set"]]).compare(tuned, base, own)
     own_rows = np.arange(80)
     trained = (RowScores(tuned.ids, {**sums, "nll": nll}).select(own_rows) for nll in (tuned_nll - 0.5, base_nll))
@@ -92,6 +96,23 @@ def looked_into(names: Mapping[str, str], *, gate: bool = True) -> dict[str, Any
         found["gate"] = judge(Gate.model_validate(checks), found)
     named = {"version": 1, "step": 60, "checkpoint": "0" * 64, "manifest": "checkpoints/step-00000060/manifest.json", "placement": "inline", "seconds": 1.0}
     return {**named, **found, "source": said["source"], "base_model": "/models/small"}
+
+
+def of_chance(random: np.random.Generator, rows: int) -> dict[str, Any]:
+    """Certainty and times of rows, of each one token: a model that is right less often than it is sure."""
+    sure = random.uniform(0.2, 1, rows)
+    bins = np.arange(1, BINS + 1) == np.ceil(sure * BINS)[:, None]
+    hits = random.random(rows) < sure - 0.15
+    parts = np.concatenate([bins * of[:, None] for of in (np.ones(rows), sure, hits)], axis=1)
+    first = random.lognormal(-3, 0.5, rows)
+    times = {
+        "first_token_s": first,
+        "answer_s": first + random.lognormal(0, 0.6, rows),
+        "busy_s": first,
+        "answered": np.ones(rows),
+        "answer_tokens": np.ones(rows),
+    }
+    return {**dict(zip(BINNED, parts.T, strict=True)), **times}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tunefleet.cluster.axes import count
 from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
 from tunefleet.cluster.page import Cell, Section, fold, grid, notice, section, table
+from tunefleet.trainers.report.details import details
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.standing import compared, digits_of, result, way, which
 from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, with_interval
@@ -27,7 +28,10 @@ def heldout(run: Gathered) -> Section | None:
     about = f"The {which(evaluation)} and the base model scored the same examples. Intervals are 95% bootstrap intervals over examples."
     pictures = grid(*(_picture(name, evaluation["sets"]) for name in metrics), small=True)
     failed = [notice(f"{metric_name(name)} could not be computed: {why}", tone="bad") for name, why in evaluation.get("failed", {}).items()]
-    return section("Held-out examples", *failed, pictures, *(_numbers(run, *held) for held in evaluation["sets"].items()), _history(run, metrics), about=about)
+    sets = evaluation["sets"]
+    tables = [_numbers(run, *held) for held in sets.items()]
+    told = [details(name, sets) for name in dict.fromkeys(name for part in sets.values() for name in part["tuned"])]
+    return section("Held-out examples", *failed, pictures, *tables, *told, _history(run, metrics), about=about)
 
 
 def _picture(name: str, sets: Mapping[str, Any]) -> Markup:

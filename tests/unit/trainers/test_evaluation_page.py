@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from html import unescape
 from pathlib import Path
 
 import pytest
 from reports import BEGAN, EVIL, looked_into, run_folder
 
+from tunefleet.cluster.axes import short
 from tunefleet.cluster.errors import SettingsError
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.evaluation.files import SUITE, write_result
+from tunefleet.trainers.report.details import MOST
 from tunefleet.trainers.report.evaluationpage import evaluation_page, refuse_no_page, write_evaluation_page
 from tunefleet.trainers.report.gather import gather
 from tunefleet.trainers.report.write import report
@@ -82,3 +85,56 @@ def test_a_page_is_written_where_it_is_asked_for_and_refused_before_where_it_can
     for wrong in (str(tmp_path), str(tmp_path / "verdict.json")):
         with pytest.raises(SettingsError, match="this is no page"):
             refuse_no_page(wrong)
+
+
+def cells(html: str, title: str) -> list[list[str]]:
+    """The rows of the first table of a title, its head first."""
+    held = html[html.index(f"<caption>{title}</caption>") :]
+    rows = re.findall(r"<tr>(.*?)</tr>", held[: held.index("</table>")])
+    return [[unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
+
+
+def test_what_metrics_say_beside_their_values_is_shown_of_both_models() -> None:
+    found = looked_into({"text": "yes"})
+    html = evaluation_page(found, BEGAN)
+    told = {name: found["sets"]["holdout"]["details"][name] for name in ("label_f1", "calibration_error", "latency")}
+    for name in ("label f1", "calibration error", "latency"):
+        assert f"<summary>More of {name}" in html
+    assert cells(html, "holdout")[0] == ["", "base", "tuned"]
+    assert cells(html, "holdout")[1] == ["no label", *(str(told["label_f1"][model]["no_label"]) for model in ("base", "tuned"))]
+    head, row = cells(html, "holdout: labels")
+    assert head == ["", "f1, base", "f1, tuned", "precision", "recall, base", "recall, tuned", "rows"]
+    assert row[:3] == ["yes", *(short(told["label_f1"][model]["labels"]["yes"]["f1"]) for model in ("base", "tuned"))]
+    drawn = html[html.index("holdout: how sure, and how often right") :]
+    assert drawn[: drawn.index("</figure>")].count("<circle") >= sum(len(told["calibration_error"][model]["bins"]) for model in ("base", "tuned"))
+    assert f"<td>{short(told['latency']['tuned']['answer_s']['p95'])}</td>".replace("<td>", '<td class="number">') in html
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"bins": []},
+        {"bins": [1, EVIL]},
+        {"bins": None, "a": {"b": {}}},
+        {"a": {"b": {"c": {"d": {"e": {EVIL: EVIL}}}}}},
+        {EVIL: [EVIL, {EVIL: 1}], "x": True},
+    ],
+)
+def test_what_a_metric_of_the_users_own_says_is_shown_whatever_it_is(said: dict[str, object]) -> None:
+    whole = looked_into({})
+    for both in ({"tuned": said, "base": {}}, {"tuned": {"a": 1.5, "bins": "none"}, "base": said}):
+        whole["sets"]["holdout"]["details"]["loss"] = both
+        html = evaluation_page(whole, BEGAN)
+        assert "<summary>More of loss" in html
+        assert "<script" not in html
+        assert ("document.title" in unescape(html)) == ("script" in str(said))
+
+
+def test_of_very_many_labels_the_first_are_shown_and_the_others_are_counted() -> None:
+    whole = looked_into({})
+    labels = {f"label {number}": {"f1": number / 1000} for number in range(MOST + 50)}
+    whole["sets"]["holdout"]["details"]["label_f1"] = {"tuned": {"labels": labels}, "base": {"labels": labels}}
+    html = evaluation_page(whole, BEGAN)
+    assert len(cells(html, "holdout: labels")) == MOST + 1
+    assert "And 50 more" in html
