@@ -14,7 +14,7 @@ from tunefleet.cluster.errors import CheckpointError
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.evaluation.files import drop_after as drop_evaluations
 from tunefleet.trainers.ledger import Events
-from tunefleet.trainers.manifest import MANIFEST, Manifest, drop_after, folder_of, newest, read_manifest, verify
+from tunefleet.trainers.manifest import MANIFEST, Manifest, drop_after, folder_of, nearest, newest, read_manifest, verify
 
 PINNED = "pinned.json"  # the checkpoints that the last pointers name: they stay until others are pointed at
 PINS = 2  # whoever was given a pointer may take as long to start as this run takes to its next one
@@ -37,12 +37,13 @@ class Pointer:
 
 
 def point(storage: Storage, mark: str, step: int) -> Pointer | None:
-    """Point at the whole checkpoint of a step, or the nearest to it, and have it stay until others are pointed at; None where there is none.
+    """Point at the checkpoint of a step, or the nearest to it, and have it stay until others are pointed at; None where there is none.
 
     The run goes on meanwhile: its newest one may be of its end, with no step left for whoever takes it over, and was not what the run was judged by.
+    Whoever follows the pointer checks the files: here all that is at work would wait for that.
     """
     for _ in range(3):  # a checkpoint that is removed in this very moment has a younger one
-        found = newest(storage, near=step)
+        found = nearest(storage, step)
         if found is None:
             return None
         names = [found.name, *(name for name in _pins(storage) if name != found.name)][:PINS]

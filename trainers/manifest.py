@@ -78,7 +78,7 @@ def newest(storage: Storage, on_skip: Callable[[str, CheckpointError], None] | N
             found.append(read_manifest(storage, name))
         except CheckpointError as error:
             skip(name, error)
-    order = _age if near is None else lambda m: (m.fence, -abs(m.step - near))
+    order = _age if near is None else _nearness(near)
     for manifest in sorted((m for m in found if m.updates is not None), key=order, reverse=True):
         try:
             verify(storage, manifest)
@@ -87,6 +87,16 @@ def newest(storage: Storage, on_skip: Callable[[str, CheckpointError], None] | N
         else:
             return manifest
     return None
+
+
+def nearest(storage: Storage, step: int) -> Manifest | None:
+    """What ``newest`` finds ``near`` a step, by the manifests alone: whoever takes it over checks the files."""
+    manifests = [m for name in _manifest_names(storage) if (m := readable(storage, name))]
+    return max((m for m in manifests if m.updates is not None), key=_nearness(step), default=None)
+
+
+def _nearness(step: int) -> Callable[[Manifest], tuple[int, int]]:
+    return lambda m: (m.fence, -abs(m.step - step))
 
 
 def newest_step(storage: Storage) -> int:

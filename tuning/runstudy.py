@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,17 +213,23 @@ def room_for(study: Study, available: Mapping[str, float], *, local: bool) -> Ro
     from tunefleet.trainers.evaluation.policy import place
 
     runs = [read.value for point in points_to_check(study) if (read := study.trial(point)).value is not None]
-    largest = max(runs, key=lambda run: sorted(need(run, beside=True).values(), reverse=True))
-    wanted = largest.evaluation.placement
-    needs = need(largest, beside=wanted == "actors")
+    wanted = runs[0].evaluation.placement
+    needs = most_needed(runs, beside=wanted == "actors")
     concurrent = concurrency(study, needs, available, local=local)
     if wanted != "auto":
         return Room(concurrent, needs, wanted)
-    found = place(largest, {name: amount / concurrent for name, amount in available.items()})
+    share = {name: amount / concurrent for name, amount in available.items()}
+    found = max((place(run, share) for run in runs), key=lambda placed: placed.kind != "actors")  # beside the training only where each has room for it
     if found.kind == "actors":
-        needs = need(largest, beside=True)
+        needs = most_needed(runs, beside=True)
         concurrent = concurrency(study, needs, available, local=local)
     return Room(concurrent, needs, found.kind, (f"{found.said}, with {concurrent} trial{'s' if concurrent > 1 else ''} at a time",))
+
+
+def most_needed(runs: Sequence[RunFile], *, beside: bool) -> dict[str, float]:
+    """The most of each resource that any trial holds: one may have more CPUs and another more GPUs."""
+    every = [need(run, beside=beside) for run in runs]
+    return {name: max(one[name] for one in every) for name in every[0]}
 
 
 def share_bases(links: list[Link], base: RunFile, available: Mapping[str, float], address: str | None, console: StudyConsole) -> None:

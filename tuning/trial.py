@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunefleet.cluster.errors import Refusal, Stopped, StorageError, TunefleetError
+from tunefleet.cluster.masking import masked
 from tunefleet.cluster.metrics import read_lines
 from tunefleet.cluster.storage import Storage, open_storage
 from tunefleet.trainers.evaluation.files import by_set
@@ -180,7 +181,7 @@ class Attempt:
             why = str(error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is this trial's end, and not the study's
             why = brief(error)
-        said = {"ended": ended, "why": why}
+        said = {"ended": ended, "why": masked(why)}
         course = {STEP: self.course.step, "metrics": dict(self.course.metrics), "cost": self.course.cost(time.time())}
         with suppress(StorageError):  # a storage in trouble must not leave the study waiting
             open_storage(self.output).put(TRIAL, json.dumps({**said, "began": self._began, **course}).encode())

@@ -87,6 +87,20 @@ def test_a_pointer_is_followed_once(places):
     assert value(other) == 2.0
 
 
+def test_a_pointer_reads_no_file_of_a_checkpoint_and_one_at_a_torn_one_leads_to_the_nearest_whole_one(places):
+    one, other = places
+    for step, number in ((10, 1.0), (20, 2.0)):
+        put(one, step, value=number)
+    for name in one.list("checkpoints/step-00000020/"):
+        if not name.endswith("manifest.json"):
+            one.delete(name)
+    pointer = point(one, "m", 20)
+    assert pointer.step == 20
+    assert adopt(other, pointer, fence=1)
+    assert value(other) == 1.0
+    assert [(event["step"], event["exact"]) for event in read_lines(other, EVENTS)] == [(10, False)]
+
+
 def test_where_the_checkpoint_is_gone_the_newest_of_that_run_is_taken_and_said(places):
     one, other = places
     put(one, 20, value=2.0)

@@ -176,6 +176,14 @@ def test_trials_share_a_machine_and_are_refused_with_the_numbers_where_a_cluster
     assert "at most 1 CPUs" in caught.value.want
 
 
+def test_room_is_made_for_the_most_of_each_resource_that_any_trial_takes(tmp_path):
+    workers = {"scaling": {"num_workers": 2, "use_gpu": True, "cpus_per_worker": 1}, "evaluation": {"placement": "inline"}}
+    layouts = [{"num_workers": 2, "use_gpu": True, "cpus_per_worker": 1}, {"num_workers": 1, "use_gpu": True, "cpus_per_worker": 6}]
+    study = read_study(small_study(tmp_path, [1e-3], run=workers, space={"scaling": {"choice": layouts}}, budget={})).study
+    room = room_for(study, {"CPU": 12.0, "GPU": 8.0}, local=False)
+    assert (dict(room.needs), room.concurrent) == ({"CPU": 6.0, "GPU": 2.0}, 2)
+
+
 def test_the_base_of_all_trials_lies_in_the_study_with_the_tokenizer_that_they_share(study):
     base, links = base_of(study)
     assert base.output == f"{study.file.output}/base"
