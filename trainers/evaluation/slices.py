@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tunefleet.trainers.evaluation.metric import Metric
 from tunefleet.trainers.evaluation.paired import MODELS, Paired, ends, interval
 from tunefleet.trainers.evaluation.rows import Floats, Ids
 
@@ -115,15 +114,15 @@ def _one_slice(one: Slice, paired: Paired, share: float, resamples: int, seed: i
         counting = (~np.isnan(paired.of_rows(name)).any(0)).sum()
         low, high = ends(found.difference[1], share) if counting >= LEAST else (None, None)
         result["corrected"][name] = {"low": low, "high": high}
-        result["outcome"][name] = outcome(low, high, paired.metrics[name])
+        result["outcome"][name] = outcome(low, high, paired.metrics[name].better)
     for name in paired.of_single_rows().metrics:
         for how, count in won_and_lost(paired.gains(name)).items():
             result[f"rows_{how}"][name] = count
     return result
 
 
-def outcome(low: float | None, high: float | None, metric: Metric) -> Literal["better", "worse", "unclear"]:
-    """What an interval of tuned minus base says; unclear where it holds zero, or is not finite."""
-    if low is None or high is None or low <= 0 <= high:
+def outcome(low: float | None, high: float | None, better: str | None) -> Literal["better", "worse", "unclear"]:
+    """What an interval of tuned minus base says; unclear where it holds zero, is not finite, or nobody knows which way is better."""
+    if low is None or high is None or better is None or low <= 0 <= high:
         return "unclear"
-    return "better" if (high < 0) == (metric.better == "min") else "worse"
+    return "better" if (high < 0) == (better == "min") else "worse"

@@ -14,12 +14,12 @@ from tunefleet.cluster.page import verdict as verdict_line
 from tunefleet.cluster.storage import open_storage
 from tunefleet.trainers.report.gatepart import gate_section, said
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.heldout import heldout
+from tunefleet.trainers.report.heldout import chief_figure, heldout
 from tunefleet.trainers.report.keeping import keeping
 from tunefleet.trainers.report.regressions import regressions
 from tunefleet.trainers.report.slices import slices
-from tunefleet.trainers.report.standing import chief_metric, compared, comparison, digits_of, way, which
-from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, moment, short_name
+from tunefleet.trainers.report.standing import chief_metric, comparison, digits_of, which
+from tunefleet.trainers.report.wording import exact, finite, moment, short_name
 
 
 def write_evaluation_page(evaluation: Mapping[str, Any], address: str) -> str:
@@ -68,13 +68,9 @@ def _suite(content: Mapping[str, Any]) -> str:
 
 def _figures(run: Gathered, content: Mapping[str, Any]) -> list[Figure]:
     found = []
-    if name := chief_metric(run, content):
-        difference = content.get("difference", {}).get(name) or {}
-        outcome, digits = compared(difference, way(run, content, name)), digits_of(difference)
-        tuned, base = (exact(finite(content[model].get(name)), digits) for model in ("tuned", "base"))
-        unit = f"{metric_unit(name)}; " if metric_unit(name) else ""
-        tone = "good" if outcome == "better" else "bad" if outcome == "worse" else "plain"
-        found.append(Figure(f"held-out {metric_name(name)}", tuned, "", f"{unit}base {base}", tone))  # type: ignore[arg-type]  # of literals
+    if figure := chief_figure(run, content):
+        found.append(figure)
+        name = chief_metric(run, content)
         won = content.get("rows_won", {}).get(name)
         if won:
             found.append(Figure("examples better", quantity(won["won"]), "", f"{won['lost']:,} worse, {won['tied']:,} the same"))

@@ -9,14 +9,24 @@ from typing import Any
 from tunefleet.cluster.axes import count
 from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
-from tunefleet.cluster.page import Cell, Section, fold, grid, notice, section, table
+from tunefleet.cluster.page import Cell, Figure, Section, fold, grid, notice, section, table
 from tunefleet.trainers.report.details import details
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.standing import compared, digits_of, result, way, which
+from tunefleet.trainers.report.standing import TONES, chief_metric, compared, digits_of, result, way, which
 from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, with_interval
 
 APART = 20.0  # times: values that differ more are drawn on a logarithmic axis
-TONES = {"better": "good", "worse": "bad", "unclear": "plain"}
+
+
+def chief_figure(run: Gathered, evaluation: Mapping[str, Any]) -> Figure | None:
+    """The number that a reader looks for first; None where nothing was measured."""
+    name = chief_metric(run, evaluation)
+    if not name:
+        return None
+    difference = evaluation.get("difference", {}).get(name) or {}
+    tuned, base = (exact(finite(evaluation[model].get(name)), digits_of(difference)) for model in ("tuned", "base"))
+    unit = f"{metric_unit(name)}; " if metric_unit(name) else ""
+    return Figure(f"held-out {metric_name(name)}", tuned, "", f"{unit}base {base}", TONES[compared(difference, way(run, evaluation, name))])
 
 
 def heldout(run: Gathered) -> Section | None:
@@ -54,7 +64,7 @@ def _numbers(run: Gathered, held: str, part: Mapping[str, Any]) -> Markup:
     for name, tuned in part["tuned"].items():
         difference = part.get("difference", {}).get(name)
         outcome = compared(difference, way(run, result(run), name))
-        changed = Cell(with_interval(difference, digits_of(difference), signed=True), TONES[outcome])  # type: ignore[arg-type]  # of a literal table
+        changed = Cell(with_interval(difference, digits_of(difference), signed=True), TONES[outcome])
         values = (with_interval(one, _digits(one, difference)) for one in (part["base"].get(name), tuned))
         rows.append([metric_name(name), *values, changed])
     title = f"{held}{' (general)' if part.get('general') else ''}: {count(part['rows'], 'example')}, {count(part['tokens'], 'token')}"

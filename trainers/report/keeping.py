@@ -9,8 +9,7 @@ from tunefleet.cluster.axes import count
 from tunefleet.cluster.markup import Content, Markup
 from tunefleet.cluster.page import Cell, Section, notice, section, table
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.slices import TONES
-from tunefleet.trainers.report.standing import compared, digits_of, result, way
+from tunefleet.trainers.report.standing import TONES, compared, digits_of, result, way
 from tunefleet.trainers.report.wording import exact, finite, metric_name, with_interval
 
 

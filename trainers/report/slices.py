@@ -8,12 +8,11 @@ from typing import Any
 from tunefleet.cluster.axes import count, quantity
 from tunefleet.cluster.charts import Estimate, Range, ranges
 from tunefleet.cluster.markup import Content, Markup
-from tunefleet.cluster.page import Cell, Section, Tone, fold, grid, section, table
+from tunefleet.cluster.page import Cell, Section, fold, grid, section, table
 from tunefleet.trainers.report.gather import Gathered
-from tunefleet.trainers.report.standing import chief_metric, digits_of, result
+from tunefleet.trainers.report.standing import TONES, chief_metric, digits_of, result
 from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, with_interval
 
-TONES: Mapping[str, Tone] = {"better": "good", "worse": "bad", "unclear": "plain"}
 SAID = {"better": "better", "worse": "worse", "unclear": "not sure"}
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from tunefleet.cluster.axes import count, decimals
 from tunefleet.cluster.page import Tone
+from tunefleet.trainers.evaluation.paired import plain
+from tunefleet.trainers.evaluation.slices import outcome
 from tunefleet.trainers.report.gather import Gathered
 from tunefleet.trainers.report.wording import better, exact, finite, metric_name, metric_unit, span, words
 
@@ -18,6 +20,10 @@ SILENT_S = 180.0
 
 ASKED = {"KeyboardInterrupt": "by hand", "SystemExit": "by a signal", "Stopped": "on request, after saving"}
 """Ends that somebody asked for: what the run notes of them, and how it is said."""
+
+
+TONES: Mapping[str, Tone] = {"better": "good", "worse": "bad", "unclear": "plain"}
+"""How to feel about what ``compared`` says."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,9 @@ def chief_metric(run: Gathered, evaluation: Mapping[str, Any]) -> str:
 
 
 def compared(difference: Mapping[str, Any] | None, direction: str | None) -> Literal["better", "worse", "unclear"]:
-    """What a difference (tuned minus base, with its interval) says: unclear where the interval holds zero, is missing, or no direction is known."""
-    low, high = finite((difference or {}).get("low")), finite((difference or {}).get("high"))
-    if direction is None or math.isnan(low) or math.isnan(high) or low <= 0 <= high:
-        return "unclear"
-    return "better" if (high < 0) == (direction == "min") else "worse"
+    """What a difference (tuned minus base, with its interval) says; unclear where it has none."""
+    low, high = (plain(finite((difference or {}).get(end))) for end in ("low", "high"))
+    return outcome(low, high, direction)
 
 
 def digits_of(difference: Mapping[str, Any] | None, unknown: int = 4) -> int:
@@ -130,11 +134,11 @@ def comparison(run: Gathered, evaluation: Mapping[str, Any]) -> Verdict | None:
     digits = digits_of(difference)
     numbers = f"held-out {metric_name(name)} {exact(tuned, digits)} instead of {exact(base, digits)}{unit}"
     lead = {"better": "Better than the base model", "worse": "Worse than the base model", "unclear": "No clear difference to the base model"}
-    outcome = compared(difference, direction)
-    worse = [] if outcome == "worse" else [n for n, part in evaluation["sets"].items() if compared(part.get("difference", {}).get(name), direction) == "worse"]
-    tone: Tone = "bad" if outcome == "worse" else "warn" if worse else "good" if outcome == "better" else "plain"
+    said = compared(difference, direction)
+    worse = [] if said == "worse" else [n for n, part in evaluation["sets"].items() if compared(part.get("difference", {}).get(name), direction) == "worse"]
+    tone: Tone = "warn" if worse else TONES[said]
     tail = f"; but worse on {words(worse)}" if worse else ""
-    return Verdict(f"{lead[outcome]}: {numbers}{tail}.", tone, _rests_on(difference, evaluation, name))
+    return Verdict(f"{lead[said]}: {numbers}{tail}.", tone, _rests_on(difference, evaluation, name))
 
 
 def _no_number(evaluation: Mapping[str, Any], name: str, *, alike: bool) -> str:

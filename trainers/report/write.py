@@ -19,17 +19,17 @@ from tunefleet.trainers.manifest import brief
 from tunefleet.trainers.report.account import headline, place, settings
 from tunefleet.trainers.report.curves import course, points, smoothing
 from tunefleet.trainers.report.gather import Gathered, gather
-from tunefleet.trainers.report.heldout import heldout
+from tunefleet.trainers.report.heldout import chief_figure, heldout
 from tunefleet.trainers.report.keeping import keeping
 from tunefleet.trainers.report.regressions import regressions
 from tunefleet.trainers.report.rows import rows
 from tunefleet.trainers.report.samples import samples
 from tunefleet.trainers.report.slices import slices
-from tunefleet.trainers.report.standing import chief_metric, compared, digits_of, result, standing, verdict, way
+from tunefleet.trainers.report.standing import result, standing, verdict
 from tunefleet.trainers.report.suite import suite
 from tunefleet.trainers.report.timing import spent, time_by_cause
 from tunefleet.trainers.report.warnings import Warning, warnings
-from tunefleet.trainers.report.wording import exact, finite, metric_name, metric_unit, moment, span
+from tunefleet.trainers.report.wording import finite, moment, span
 from tunefleet.trainers.stage import REPORT, RUN_FILE
 
 
@@ -87,15 +87,8 @@ def _remark(warning: Warning) -> Iterator[Markup]:
 def _figures(run: Gathered) -> list[Figure]:
     """The numbers that a reader looks for first."""
     where, found = standing(run), []
-    evaluation = result(run)
-    if evaluation and (name := chief_metric(run, evaluation)):
-        tuned, base = finite(evaluation["tuned"].get(name)), finite(evaluation["base"].get(name))
-        difference = evaluation.get("difference", {}).get(name) or {}
-        outcome = compared(difference, way(run, evaluation, name))
-        digits = digits_of(difference)
-        unit = f"{metric_unit(name)}; " if metric_unit(name) else ""
-        tone = "good" if outcome == "better" else "bad" if outcome == "worse" else "plain"
-        found.append(Figure(f"held-out {metric_name(name)}", exact(tuned, digits), "", f"{unit}base {exact(base, digits)}", tone))  # type: ignore[arg-type]  # of literals
+    if figure := chief_figure(run, result(run)):
+        found.append(figure)
     if run.metrics:
         last = run.metrics[-1]
         losses = [y for _, y in points(run, "loss") if math.isfinite(y)]

@@ -12,7 +12,7 @@ from tunefleet.cluster.machine import machine
 from tunefleet.trainers.evaluation.metric import Named, ratio
 from tunefleet.trainers.evaluation.rows import ANSWER, Floats, RowScores
 
-PARTS = ("first_token_s", "answer_s")
+SPANS = ("first_token_s", "answer_s")
 
 
 class Latency:
@@ -29,7 +29,7 @@ class Latency:
         upto: Literal["first_token_s", "answer_s"] = Field(default="answer_s", description="first_token_s, or answer_s: the whole answer")
 
     better: ClassVar[Literal["min", "max"]] = "min"
-    reads: ClassVar[tuple[str, ...]] = (ANSWER, *PARTS, "answered")
+    reads: ClassVar[tuple[str, ...]] = (ANSWER, *SPANS, "answered")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -46,7 +46,7 @@ class Latency:
         """Median and 95th percentile of both, and the machine that put them together (actors may have run on others)."""
         answered = rows.sums["answered"] > 0
         found: dict[str, Any] = {"measured_on": machine()["cpu"], "answers": int(answered.sum())}
-        for part in PARTS if answered.any() else ():
-            middle, most = np.percentile(rows.sums[part][answered], [50, 95]).tolist()
-            found[part] = {"median": middle, "p95": most}
+        for span in SPANS if answered.any() else ():
+            middle, most = np.percentile(rows.sums[span][answered], [50, 95]).tolist()
+            found[span] = {"median": middle, "p95": most}
         return found
