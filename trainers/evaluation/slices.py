@@ -23,7 +23,7 @@ TAIL = 5  # resamples that lie beyond each end of the widest interval, so that i
 DRAWN = 10_000  # resamples at most for that: of 1,000 rows they take some 0.2 s
 ROWS_DRAWN = 200_000_000  # and rows of all resamples of one slice: training may stand meanwhile, some seconds
 MISSED = 0.05
-METHOD = "percentile bootstrap; corrected: Bonferroni over all slices and metrics (Dunn 1961)"
+METHOD = "bootstrap over examples; corrected: Bonferroni over all slices and metrics (Dunn 1961)"
 
 
 @dataclass(frozen=True)
