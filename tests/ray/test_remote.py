@@ -10,10 +10,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from livestudies import small_study, written
 from processes import until
 
 from tunefleet.cluster.errors import PreflightError
 from tunefleet.cluster.session import check_reachable
+from tunefleet.cluster.storage import open_storage
 
 pytestmark = pytest.mark.ray
 SOURCE = Path(__file__).parents[2] / "src"
@@ -49,9 +51,10 @@ def drive(address, home, **variables):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture
-def head(tmp_path):
-    """A head of its own that wants a token: (address, file of the token)."""
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A head of its own with 3 CPUs that wants a token: (address, file of the token)."""
+    tmp_path = tmp_path_factory.mktemp("head")
     (tmp_path / "token").write_text("1f" * 16)
     port, *others = free_ports(6)
     names = ["metrics-export-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "node-manager-port"]
@@ -90,3 +93,18 @@ def test_an_address_where_nothing_listens_is_refused():
     (port,) = free_ports(1)
     with pytest.raises(PreflightError, match="no Ray cluster answers"):
         check_reachable(f"127.0.0.1:{port}")
+
+
+def test_a_study_with_more_workers_a_trial_than_the_cluster_has_is_told_at_once_with_the_numbers(head, tmp_path):
+    address, token = head
+    study = small_study(tmp_path, [1e-3, 3e-3], run={"scaling": {"num_workers": 4}}, budget={})
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = {**clean, "HOME": str(tmp_path), "PYTHONPATH": str(SOURCE), "RAY_AUTH_TOKEN_PATH": token}
+    words = [sys.executable, "-P", "-m", "tunefleet.tuning.cli", "tune", str(written(study, tmp_path)), "--address", address]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "4 CPUs asked for: 1 trials at a time with 4 each" in done.stderr
+    assert "at most 3 CPUs, all that the cluster has" in done.stderr
+    left = {name.partition("/")[0] for name in open_storage(study.output).list()}
+    assert left <= {"lease"}, "nothing was begun, so the mended request needs no --overwrite"
+    assert not Path(tmp_path / "shards").exists()
