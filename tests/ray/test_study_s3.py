@@ -46,7 +46,8 @@ def test_a_study_on_s3_says_how_it_stands_while_it_runs_and_after(s3_address: st
     assert "3 finished" in capsys.readouterr().out
     assert {line.status for line in trials(study).values()} == {"finished"}
     assert storage.exists(TRIALS)
-    assert load_run(f"{study.output}/{BEST}").training.learning_rate in (3e-3, 1e-3, 2e-3)
+    (tmp_path / BEST).write_bytes(storage.read(BEST))
+    assert load_run(tmp_path / BEST).training.learning_rate in (3e-3, 1e-3, 2e-3)
     assert main(["report", study.output]) == 0
     assert b"3 of 3 trials ended" in storage.read("report.html")
     until(lambda: not of_session(driver.pid), timeout_s=240)
