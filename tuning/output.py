@@ -126,7 +126,7 @@ def _fixed(study: Study) -> dict[str, Any]:
 def _changes_of_run(before: Study, now: Study) -> list[RequestError]:
     """What differs between the runs of one point."""
     point = corners(now.space())[0]
-    runs = [study.trial(point).value for study in (before, now)]
+    runs = [study.trial(point, now.file.output).value for study in (before, now)]
     if runs[0] is None or runs[1] is None:  # of another kind altogether: the point of the one is none of the other
         fix = "take another output (or --overwrite)"
         return [SettingsError("run: may not change on resume", got="one that has not the same keys", want="the run that the study began with", fix=fix)]

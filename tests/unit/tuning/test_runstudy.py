@@ -86,6 +86,7 @@ def test_a_resume_that_is_refused_later_takes_nothing_away_that_another_start_wr
         ({"budget.max_steps": "60"}, []),
         ({"budget.concurrent_trials": "1"}, []),
         ({"name": "other"}, []),
+        ({"run.output": "elsewhere"}, []),
         ({"run.scaling.num_workers": "1"}, []),
         ({"run.evaluation.placement": "inline"}, []),
         ({"metric": "perplexity"}, ["metric"]),
