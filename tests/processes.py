@@ -28,6 +28,18 @@ def of_session(leader):
     return found
 
 
+def called(numbers, name):
+    """Those of some processes whose command line begins with a name."""
+    found = []
+    for number in numbers:
+        try:
+            if Path(f"/proc/{number}/cmdline").read_bytes().startswith(name.encode()):
+                found.append(number)
+        except OSError:
+            continue
+    return found
+
+
 def contents(*folders):
     """The files below some folders with their bytes; those that go meanwhile, and sockets, are passed over."""
     found = {}

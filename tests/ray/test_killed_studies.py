@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from livestudies import command, done, saved, small_study, trial_events, trial_lines, trials, written
-from processes import of_session, until
+from processes import called, of_session, until
 
 from tunefleet.cluster.storage import open_storage
 from tunefleet.tuning.lines import ENDED, TrialLine, read_trials
@@ -121,7 +121,7 @@ def test_a_trial_whose_process_is_killed_goes_on_where_the_cluster_has_no_more_r
     study = small_study(tmp_path, [3e-3, 2e-3], run=run)
     driver = command(written(study, tmp_path))
     until(lambda: driver.poll() is not None or all(saved(study, name) >= 40 for name in ("00000", "00001")), timeout_s=900)
-    mine = [pid for pid in of_session(driver.pid) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::_Inner")]  # as Tune calls our TrialActor
+    mine = called(of_session(driver.pid), "ray::_Inner")  # as Tune names our TrialActor
     assert len(mine) == 2, (tmp_path / "said").read_text()
     os.kill(mine[0], signal.SIGKILL)
     assert driver.wait(900) == 0, (tmp_path / "said").read_text()
