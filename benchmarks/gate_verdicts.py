@@ -2,9 +2,10 @@
 
     python benchmarks/gate_verdicts.py           three trainings and three evaluations, about 10 minutes; writes benchmarks/results/<date>-gate-verdicts.json
 
-`better` learns sums (GSM8K) beside the stories that its base knows, and has to pass. `spoiled` goes on from it with the answers of other questions, and
-has to fail for what it lost on sums. `forgot` learns Shakespeare alone, and has to fail for what it lost on stories, however much it gained. Losses
-are recorded, not times, so other work on the machine does not spoil them. It wants the model and the rows of /work/shared.
+`better` learns sums (GSM8K) beside the stories that its base knows, and has to pass. `spoiled` learns the same for as long, with the answers of other
+questions, is to take the place of `better`, and has to fail for what would be lost on sums. `forgot` learns Shakespeare alone, and has to fail for what
+it lost on stories, however much it gained. Losses are recorded, not times, so other work on the machine does not spoil them. It wants the model and
+the rows of /work/shared.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OFF = {"near_duplicates": "off", "contradictions": "off", "near_leakage": "off",
 TRAINING = {"train_batch_size": 8, "micro_batch_size": 8, "learning_rate": 2e-3, "warmup_steps": 10, "lr_scheduler_type": "linear", "min_lr_ratio": 0.1}
 GATE = {
     "gain": [{"metric": "loss", "set": "sums"}],
-    "regression": [{"metric": "loss", "set": "*"}, {"metric": "loss", "slice": "length"}],
+    "regression": [{"metric": "loss", "set": "*"}],
     "forgetting": [{"metric": "loss", "most": 0.4}],
     "overfitting": [{"metric": "loss", "most": 0.5}],
 }
@@ -35,21 +36,24 @@ GATE = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the set that it is to be good at, and the kind of check that has to fail it (None: all have to pass)."""
+    """A model, the set that it is to be good at, and the kind of check that has to fail it (None: all have to pass).
+
+    ``against``: the model whose place it is to take, by name; None: the one that it was tuned from.
+    """
 
     name: str
-    model: dict[str, Any]
     rows: tuple[str, ...]
     objective: str
     steps: int
     aimed: str
-    wrong: str | None
+    wrong: str | None = None
+    against: str | None = None
 
 
 CASES = (
-    Case("better", {"name_or_path": str(MODEL)}, ("sums.jsonl", "stories.txt"), "sft", 120, "sums", None),
-    Case("spoiled", {"init_from": "runs/better"}, ("shuffled.jsonl", "stories.txt"), "sft", 60, "sums", "regression"),
-    Case("forgot", {"name_or_path": str(MODEL)}, ("plays.txt",), "pretrain", 150, "plays", "forgetting"),
+    Case("better", ("sums.jsonl", "stories.txt"), "sft", 120, "sums"),
+    Case("spoiled", ("shuffled.jsonl", "stories.txt"), "sft", 120, "sums", wrong="regression", against="better"),
+    Case("forgot", ("plays.txt",), "pretrain", 150, "plays", wrong="forgetting"),
 )
 
 
@@ -75,12 +79,12 @@ def write_rows(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
-def run_file(case: Case) -> dict[str, Any]:
-    """The run that makes a model."""
+def run_file(case: Case, model: str) -> dict[str, Any]:
+    """The run that makes a model out of another."""
     data = {"train": [{"path": row} for row in case.rows], "holdout": 0.05, "store": "shards", "max_length": 384, "quality": OFF}
     return {
         "name": case.name,
-        "model": case.model,
+        "model": {"name_or_path": model},
         "data": data,
         "objective": {"kind": case.objective},
         "training": {**TRAINING, "max_steps": case.steps},
@@ -108,12 +112,17 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def judged(folder: Path, case: Case) -> dict[str, Any]:
     """Train a model and have the gate judge it."""
     gate = {**GATE, "gain": [{"metric": "loss", "set": case.aimed}]}
-    for name, content in (("run", run_file(case)), ("suite", suite_file(case.aimed)), ("gate", gate)):
+    files = {"run": run_file(case, str(MODEL)), "suite": suite_file(case.aimed), "gate": gate}
+    subject = [f"runs/{case.name}"]
+    if case.against is not None:
+        subject = [f"runs/{case.name}/export", "--run", f"{case.name}-next.yaml"]
+        files["next"] = run_file(case, f"runs/{case.against}/export")
+    for name, content in files.items():
         (folder / f"{case.name}-{name}.yaml").write_text(yaml.safe_dump(content))
     made = command(folder, "train", f"{case.name}-run.yaml")
     if made.returncode:
         raise SystemExit(f"{case.name} was not trained:\n{made.stderr[-2000:]}")
-    found = command(folder, "evaluate", f"runs/{case.name}", "--suite", f"{case.name}-suite.yaml", "--gate", f"{case.name}-gate.yaml", "--json")
+    found = command(folder, "evaluate", *subject, "--suite", f"{case.name}-suite.yaml", "--gate", f"{case.name}-gate.yaml", "--json")
     if found.returncode not in (0, 1):
         raise SystemExit(f"{case.name} was not evaluated:\n{found.stderr[-2000:]}")
     evaluation = json.loads(found.stdout)
