@@ -116,6 +116,11 @@ def test_asha_goes_on_after_kill_9_where_it_was_and_gives_nobody_up_twice(tmp_pa
     assert "Traceback" not in (tmp_path / "said").read_text()
 
 
+def groups(study: StudyFile, trial: str) -> int:
+    """How often the workers of a trial have started."""
+    return [event["event"] for event in trial_events(study, trial)].count("group_started")
+
+
 def test_a_trial_whose_process_is_killed_goes_on_where_the_cluster_has_no_more_room(tmp_path: Path) -> None:
     run = {**RUN, "failures": {"start_timeout_s": 120}}
     study = small_study(tmp_path, [3e-3, 2e-3], run=run)
@@ -123,7 +128,13 @@ def test_a_trial_whose_process_is_killed_goes_on_where_the_cluster_has_no_more_r
     until(lambda: driver.poll() is not None or all(saved(study, name) >= 40 for name in ("00000", "00001")), timeout_s=900)
     mine = called(of_session(driver.pid), "ray::_Inner")  # as Tune names our TrialActor
     assert len(mine) == 2, (tmp_path / "said").read_text()
+    frozen = called(of_session(driver.pid), "ray::RayTrainWorker")  # so that the other trial makes no room by coming to its end
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
     os.kill(mine[0], signal.SIGKILL)
+    until(lambda: driver.poll() is not None or any(groups(study, name) == 2 for name in trials(study)), timeout_s=900)
+    for pid in set(frozen) & set(of_session(driver.pid)):
+        os.kill(pid, signal.SIGCONT)
     assert driver.wait(900) == 0, (tmp_path / "said").read_text()
     assert [line.status for line in trials(study).values()] == ["finished", "finished"]
     starts = {name: [event["event"] for event in trial_events(study, name)].count("started") for name in trials(study)}
