@@ -34,7 +34,7 @@ from tunefleet.tuning.goal import value_of
 from tunefleet.tuning.keeper import Keeper, Limits, counted
 from tunefleet.tuning.lines import TRIALS, TrialLine, last_lines, read_trials
 from tunefleet.tuning.output import BASE, held, put_study
-from tunefleet.tuning.searching import make_searcher, replay_searcher
+from tunefleet.tuning.searching import StudySearcher, make_searcher, replay_searcher
 from tunefleet.tuning.standings import best_of
 from tunefleet.tuning.study import BEST, Study, StudyFile
 from tunefleet.tuning.studycheck import concurrency, load_study, make_goal, need, points_to_check
@@ -85,11 +85,11 @@ def tune_study(
         fence = stack.enter_context(held(storage, study, resume=resume, overwrite=overwrite))
         spent_s = spent_before(storage)
         earlier = caught_up(storage, study.file.metric)
-        replay_searcher(make_searcher(study), earlier)  # raises, while the study file that began still stands, where the lines are not of this one
+        searcher = replay_searcher(make_searcher(study), earlier)  # raises, while the study file that began still stands, where the lines are not of this one
         put_study(storage, study)
         stack.callback(report_of_study, storage, console.say)  # once it is noted how the study ended, well or badly
         book = stack.enter_context(told(storage))
-        trials = _run(study, storage, fence, earlier, spent_s, address, console, book)
+        trials = _run(study, storage, fence, searcher, earlier, spent_s, address, console, book)
         write_best(study, storage, trials)
         console.outcome(trials, storage.address, spent_before(storage))
     return result_of(study, storage, trials)
@@ -141,7 +141,15 @@ def told(storage: Storage) -> Iterator[Events]:
 
 
 def _run(
-    study: Study, storage: Storage, fence: int, earlier: list[TrialLine], spent_s: float, address: str | None, console: StudyConsole, events: Events
+    study: Study,
+    storage: Storage,
+    fence: int,
+    searcher: StudySearcher,
+    earlier: list[TrialLine],
+    spent_s: float,
+    address: str | None,
+    console: StudyConsole,
+    events: Events,
 ) -> Mapping[str, TrialLine]:
     from tunefleet.cluster.leftovers import remove_orphans
     from tunefleet.cluster.session import connect, owns_cluster, set_environment
@@ -163,7 +171,7 @@ def _run(
             events.decisions([text])
         share_bases(links, base, session.resources(), address, console)
         limits = Limits(room.concurrent, study.file.budget, base.training.seed, spent_s + time.monotonic() - began)
-        keeper, scheduler = book_of(study, storage, earlier, limits, console)
+        keeper, scheduler = book_of(study, storage, searcher, earlier, limits, console)
         absolute_file = study.file.model_copy(update={"run": base.model_dump(mode="json"), "output": storage.address})
         limit = study.file.budget.wall_time_s
         plan = Plan(
@@ -272,8 +280,8 @@ def score_base(run: RunFile, store: str, pad_id: int, available: Mapping[str, fl
         console.say(f"note: the base model is scored by each trial: {brief(error).splitlines()[0]}")
 
 
-def book_of(study: Study, storage: Storage, earlier: list[TrialLine], limits: Limits, console: StudyConsole) -> tuple[Keeper, Any]:
-    """The keeper and the scheduler of a study, brought to where an earlier start of it stood."""
+def book_of(study: Study, storage: Storage, searcher: StudySearcher, earlier: list[TrialLine], limits: Limits, console: StudyConsole) -> tuple[Keeper, Any]:
+    """The keeper and the scheduler of a study, brought to where an earlier start of it stood, as ``searcher`` was."""
     from tunefleet.cluster.leftovers import remove_orphans
     from tunefleet.tuning.making import make_scheduler, trials_in_all
     from tunefleet.tuning.population import Population
@@ -285,7 +293,6 @@ def book_of(study: Study, storage: Storage, earlier: list[TrialLine], limits: Li
     if isinstance(scheduler, Population):  # all of it is begun, and Tune shares out the room
         scheduler.together = limits.live >= total
         limits = replace(limits, live=total)
-    searcher = replay_searcher(make_searcher(study), earlier)
     console.begin(total, make_goal(study).last_step, last_lines(earlier))
     keeper = Keeper(storage, searcher, limits, earlier, why=reasons.get, changed=LiveFiles(study, storage, console).changed, gone=remove_orphans)
     if isinstance(scheduler, Population):

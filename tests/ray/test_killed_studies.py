@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def test_kill_9_of_the_driver_at_three_moments_loses_nothing_and_runs_nothing_tw
     for name in trials(study):
         assert [line["step"] for line in trial_lines(study, name)] == list(range(1, STEPS + 1))
         resumed = [event["step"] for event in trial_events(study, name) if event["event"] == "resumed"]
-        assert list(dict.fromkeys(resumed)) == list(dict.fromkeys(reached.get(name, [])))  # a driver may be ended before it began a trial again
+        assert sorted(set(resumed)) == sorted(set(reached.get(name, [])))
+        assert Counter(resumed) <= Counter(reached.get(name, []))  # fewer, where a driver was ended before it began a trial again; never more
     assert {name: truth(study, name) for name in finished} == finished
     assert "Traceback" not in (tmp_path / "said").read_text()
 

@@ -20,6 +20,7 @@ from tunefleet.tuning.keeper import Limits
 from tunefleet.tuning.lines import TRIALS, TrialLine
 from tunefleet.tuning.output import changes, held, put_study
 from tunefleet.tuning.runstudy import base_of, book_of, room_for, spent_before, told, write_best
+from tunefleet.tuning.searching import make_searcher, replay_searcher
 from tunefleet.tuning.study import BEST, STUDY, Budget, read_study
 
 
@@ -211,7 +212,9 @@ def test_a_trial_that_its_stopper_would_stop_now_is_given_up_when_the_study_goes
     began = [TrialLine(f"0000{i}", i, {RATE: rate}, "running", output=f"{storage.address}/trials/0000{i}") for i, rate in enumerate(rates)]
     judged = [replace(line, step=10, metrics={"loss": 1.0 + i}) for i, line in enumerate(began)]
     said = io.StringIO()
-    keeper, _ = book_of(study, storage, [*began, *judged], Limits(2, Budget()), StudyConsole("loss", "min", console=Console(file=said, width=300)))
+    lines = [*began, *judged]
+    searcher = replay_searcher(make_searcher(study), lines)
+    keeper, _ = book_of(study, storage, searcher, lines, Limits(2, Budget()), StudyConsole("loss", "min", console=Console(file=said, width=300)))
     assert [line.status for line in keeper.trials.values()] == ["running", "stopped"]
     assert "trial 00001 stopped: loss 2.0000 at step 10" in said.getvalue()
     assert "1/3 done" in said.getvalue()
