@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
     """Have the ``do`` of every actor called with items, each actor as fast as it can; yield (number of the item, result) as they come.
 
     An actor gets its first item when it lives: one that finds no room in the cluster keeps nobody waiting while there is another. One that has nothing
-    left to do takes an item that another is still at, once each, and the first result counts: that other may have gone with its node, and find no room again.
+    left to do takes an item that one other is still at, and the first result counts: that other may have gone with its node, and find no room again.
     Raises what ``do`` raised, and WorkerError for a piece whose actors died time and again.
     """
     import ray
@@ -62,15 +63,14 @@ def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
 
     fresh = iter(range(len(items)))
     left = set(range(len(items)))
-    twice: set[int] = set()
     waiting: dict[Any, tuple[int, Any]] = {}
     starting = {actor.__ray_ready__.remote(): actor for actor in actors.handles}
 
     def hand(actor: Any) -> None:
         number = next(fresh, None)
         if number is None and all(other is not actor for _, other in waiting.values()):
-            number = next((one for one, _ in reversed(waiting.values()) if one in left - twice), None)  # the last is the least begun
-            twice.add(-1 if number is None else number)
+            held = Counter(one for one, _ in waiting.values())
+            number = next((one for one in reversed(held) if one in left and held[one] == 1), None)  # the last is the least begun
         if number is not None:
             waiting[actor.do.remote(items[number])] = (number, actor)
 
@@ -91,8 +91,9 @@ def spread(actors: Actors, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
                 want="an actor that lives",
                 fix="look for a lack of memory; fewer actors or a smaller batch need less",
             ) from error
+        first = number in left
+        left.discard(number)
         for _ in range(_AHEAD if new is not None else 1):
             hand(actor)
-        if new is None and number in left:
-            left.remove(number)
+        if first:
             yield number, result
